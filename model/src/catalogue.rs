@@ -1,0 +1,378 @@
+//! The catalogue: one definition of every table and column.
+//!
+//! It is data. The built-in tables are the TOML files under `model/catalogue/`, compiled in; a site drops
+//! files of the same form into `catalogue.d/`. Everything else that names a column is made from it: Arrow
+//! schemas, SQL comments, the agent's Prometheus names, `docs/catalogue.md`, the checks on dashboards.
+//!
+//! Every table begins with the same three columns, which no file lists: `ts` (the aligned tick), `node`
+//! (identification code of the platform node, opaque text) and `host`. Then the columns of the *entity*
+//! (which CPU, which interface), then values.
+//!
+//! A file looks like this:
+//!
+//! ```toml
+//! table = "memory"
+//! version = 1
+//! every = "1s"                    # how often the agent samples it; absent: somebody else fills it
+//! comment = "Main memory and swap, as the kernel counts them."
+//! entity = []                     # columns that tell rows of one host and tick apart
+//!
+//! [[column]]
+//! name = "available_bytes"        # the unit comes last
+//! type = "int"                    # int, float, text, bool, timestamp, bytes
+//! kind = "gauge"                  # label, counter, gauge, state
+//! unit = "bytes"
+//! help = "Memory a new process could still be given."
+//! source = "/proc/meminfo: MemAvailable"
+//! prometheus = "node_memory_MemAvailable_bytes"
+//! ```
+//!
+//! Mistakes are collected, all of them, with file, table and column, before anything starts.
+
+mod check;
+mod parse;
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+pub use parse::CatalogueErrors;
+pub use prometheus::PrometheusName;
+
+/// Columns that every table begins with, in this order.
+pub const COMMON_COLUMNS: [&str; 3] = ["ts", "node", "host"];
+
+/// Type of `ts` and of every other point in time: microseconds, UTC.
+pub fn timestamp_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// Type of a column's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ColumnType {
+    /// 64-bit signed integer: counts, bytes. (Signed, because neither Delta nor PostgreSQL knows another.)
+    Int,
+    /// 64-bit float.
+    Float,
+    /// UTF-8 text.
+    Text,
+    /// True or false.
+    Bool,
+    /// Microseconds since 1970, UTC.
+    Timestamp,
+    /// Bytes as they came.
+    Bytes,
+}
+
+impl ColumnType {
+    /// The Arrow type.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::Int => DataType::Int64,
+            Self::Float => DataType::Float64,
+            Self::Text => DataType::Utf8,
+            Self::Bool => DataType::Boolean,
+            Self::Timestamp => timestamp_type(),
+            Self::Bytes => DataType::Binary,
+        }
+    }
+
+    /// The word used in catalogue files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Text => "text",
+            Self::Bool => "bool",
+            Self::Timestamp => "timestamp",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// What a column's values mean over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Part of the entity, or a property of it that hardly changes (model, serial number).
+    Label,
+    /// Raw and cumulative since some start; never differenced in the agent. A smaller value than before is a reset.
+    Counter,
+    /// A level, as it was at the tick.
+    Gauge,
+    /// One of several named states.
+    State,
+}
+
+impl Kind {
+    /// The word used in catalogue files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Label => "label",
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::State => "state",
+        }
+    }
+}
+
+/// One column of a table.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// SQL name. Unit last.
+    pub name: String,
+    /// Type of the values.
+    pub column_type: ColumnType,
+    /// What they mean over time.
+    pub kind: Kind,
+    /// SI unit in full (`seconds`, `bytes`, `watts`), `1` for plain numbers, empty for text and states.
+    pub unit: String,
+    /// One sentence.
+    pub help: String,
+    /// Where the agent reads it.
+    pub source: String,
+    /// Names under which existing dashboards know it.
+    pub prometheus: Vec<PrometheusName>,
+}
+
+/// One table.
+#[derive(Debug)]
+pub struct Table {
+    /// SQL name, and the `table` header of its records.
+    pub name: String,
+    /// Grows when columns are added.
+    pub version: u32,
+    /// How often the agent samples it; `None` when it is not the agent's.
+    pub every: Option<Duration>,
+    /// One or two sentences.
+    pub comment: String,
+    /// Names of the columns that tell rows of one host and tick apart.
+    pub entity: Vec<String>,
+    /// Columns after the common three: those of the entity first.
+    pub columns: Vec<Column>,
+    /// Prometheus label → column it comes from.
+    pub prometheus_labels: BTreeMap<String, String>,
+    /// Rows with this value in this column are not shown to Prometheus (totals, which PromQL sums itself).
+    pub prometheus_except: BTreeMap<String, String>,
+    /// Whether it is one of ours, or a site's.
+    pub built_in: bool,
+    schema: SchemaRef,
+}
+
+impl Table {
+    /// The Arrow schema: the common columns, then [`Table::columns`]. Only `ts`, `node`, `host` and the entity
+    /// are never NULL.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The column of that name, if it is not a common one.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// The order sealed rows are kept in: node, host, entity, ts. Rows of one series lie together, which is what
+    /// both compression and questions about one host want.
+    pub fn sort_columns(&self) -> Vec<&str> {
+        ["node", "host"].into_iter().chain(self.entity.iter().map(String::as_str)).chain(["ts"]).collect()
+    }
+
+    /// Sentence about a column, for `\d+` and the documentation, common columns included.
+    pub fn column_comment(&self, name: &str) -> Option<String> {
+        let text = match name {
+            "ts" => "The tick this row belongs to: microseconds, UTC, aligned to the wall clock.".to_owned(),
+            "node" => "Identification code of the platform node. Opaque text.".to_owned(),
+            "host" => "Name of the host.".to_owned(),
+            _ => {
+                let c = self.column(name)?;
+                if c.source.is_empty() { c.help.clone() } else { format!("{} [{}]", c.help, c.source) }
+            }
+        };
+        Some(text)
+    }
+
+    fn make_schema(entity: &[String], columns: &[Column]) -> SchemaRef {
+        let mut fields = vec![
+            Field::new("ts", timestamp_type(), false),
+            Field::new("node", DataType::Utf8, false),
+            Field::new("host", DataType::Utf8, false),
+        ];
+        fields.extend(
+            columns.iter().map(|c| Field::new(&c.name, c.column_type.data_type(), !entity.contains(&c.name))),
+        );
+        Arc::new(Schema::new(fields))
+    }
+}
+
+/// All tables, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Catalogue {
+    tables: BTreeMap<String, Arc<Table>>,
+}
+
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        &[$((concat!($name, ".toml"), include_str!(concat!("../catalogue/", $name, ".toml")))),*]
+    };
+}
+
+/// The built-in files: name and text.
+const BUILT_IN: &[(&str, &str)] = built_in![
+    "host",
+    "cpu",
+    "memory",
+    "system",
+    "disk",
+    "filesystem",
+    "interface",
+    "protocol",
+    "accelerator",
+    "process",
+    "agent",
+    "quarantine",
+    "loss",
+];
+
+impl Catalogue {
+    /// The built-in tables alone.
+    ///
+    /// # Panics
+    /// Never in a released build: a test reads every built-in file.
+    pub fn built_in() -> Self {
+        Self::load(None).expect("the built-in catalogue is tested")
+    }
+
+    /// The built-in tables and those of every `*.toml` in `directory`, in order of file name.
+    ///
+    /// # Errors
+    /// Every mistake in every file, at once.
+    pub fn load(directory: Option<&Path>) -> Result<Self, CatalogueErrors> {
+        let mut errors = CatalogueErrors::default();
+        let mut catalogue = Self::default();
+        for (file, text) in BUILT_IN {
+            catalogue.add(file, text, true, &mut errors);
+        }
+        if let Some(directory) = directory {
+            for (file, text) in parse::read_directory(directory, &mut errors) {
+                catalogue.add(&file, &text, false, &mut errors);
+            }
+        }
+        errors.into_result(catalogue)
+    }
+
+    /// The built-in tables and those of the texts given, as (file name, text). For tests and tools.
+    ///
+    /// # Errors
+    /// Every mistake in every text, at once.
+    pub fn with_texts(texts: &[(&str, &str)]) -> Result<Self, CatalogueErrors> {
+        let mut errors = CatalogueErrors::default();
+        let mut catalogue = Self::load(None)?;
+        for (file, text) in texts {
+            catalogue.add(file, text, false, &mut errors);
+        }
+        errors.into_result(catalogue)
+    }
+
+    fn add(&mut self, file: &str, text: &str, built_in: bool, errors: &mut CatalogueErrors) {
+        let Some(table) = parse::table(file, text, built_in, errors) else { return };
+        if let Some(other) = self.tables.get(&table.name) {
+            let whose = if other.built_in { "a built-in table" } else { "another file's table" };
+            errors.add(file, format!("table `{}` is the name of {whose}; choose another", table.name));
+            return;
+        }
+        self.tables.insert(table.name.clone(), Arc::new(table));
+    }
+
+    /// The table of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Table>> {
+        self.tables.get(name)
+    }
+
+    /// All tables, by name.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.tables.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str = r#"
+        table = "cooling"
+        comment = "Inlet and outlet of each rack's cooling."
+        entity = ["rack"]
+        [[column]]
+        name = "rack"
+        type = "text"
+        kind = "label"
+        help = "Rack."
+        [[column]]
+        name = "inlet_celsius"
+        type = "float"
+        kind = "gauge"
+        unit = "celsius"
+        help = "Water going in."
+    "#;
+
+    #[test]
+    fn the_built_in_files_are_without_mistakes() {
+        let catalogue = Catalogue::load(None).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(catalogue.tables().count(), BUILT_IN.len());
+    }
+
+    #[test]
+    fn a_site_adds_a_table_of_its_own() {
+        let catalogue = Catalogue::with_texts(&[("cooling.toml", SITE)]).unwrap();
+        let table = catalogue.get("cooling").unwrap();
+        let names: Vec<_> = table.schema().fields().iter().map(|f| f.name().as_str()).collect();
+        assert_eq!(names, ["ts", "node", "host", "rack", "inlet_celsius"]);
+        assert!(!table.schema().field(3).is_nullable());
+        assert!(table.schema().field(4).is_nullable());
+        assert_eq!(table.sort_columns(), ["node", "host", "rack", "ts"]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let text = r#"
+            table = "Cooling!"
+            entity = ["rack", "shelf"]
+            colour = "blue"
+            [[column]]
+            name = "rack"
+            type = "string"
+            kind = "label"
+            help = ""
+            [[column]]
+            name = "inlet"
+            type = "float"
+            kind = "gauge"
+            unit = "celsius"
+            help = "Water going in."
+        "#;
+        let message = Catalogue::with_texts(&[("x.toml", text)]).unwrap_err().to_string();
+        for part in ["Cooling!", "shelf", "colour", "string", "comment", "inlet_celsius", "x.toml"] {
+            assert!(message.contains(part), "`{part}` is not in:\n{message}");
+        }
+    }
+
+    #[test]
+    fn a_site_cannot_take_a_built_in_name() {
+        let text = SITE.replace("\"cooling\"", "\"cpu\"");
+        let message = Catalogue::with_texts(&[("cpu.toml", &text)]).unwrap_err().to_string();
+        assert!(message.contains("built-in"), "{message}");
+    }
+
+    #[test]
+    fn files_of_a_directory_are_read_and_its_absence_is_a_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cooling.toml"), SITE).unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "not ours").unwrap();
+        let catalogue = Catalogue::load(Some(dir.path())).unwrap();
+        assert!(catalogue.get("cooling").is_some_and(|t| !t.built_in));
+        assert!(Catalogue::load(Some(&dir.path().join("none"))).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! Filling one tick's rows of a table.
+//!
+//! A probe names columns and gives values; what it leaves out, or gives as `None`, is NULL. The common columns are
+//! filled in once at the end, the same for every row.
+//!
+//! ```
+//! # use nodescope_model::{catalogue::Catalogue, rows::{Rows, Stamp}};
+//! let catalogue = Catalogue::built_in();
+//! let mut rows = Rows::new(catalogue.get("cpu").unwrap());
+//! rows.begin().text("cpu", "all").float("user_seconds", 12.5).float("steal_seconds", None);
+//! let batch = rows.finish(&Stamp { ts_micros: 1_000_000, node: "", host: "a" });
+//! assert_eq!(batch.num_rows(), 1);
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+
+use crate::catalogue::{COMMON_COLUMNS, ColumnType, Table};
+
+/// What is the same for all rows of one tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp<'a> {
+    /// The aligned tick, microseconds since 1970, UTC.
+    pub ts_micros: i64,
+    /// Identification code of the platform node.
+    pub node: &'a str,
+    /// Name of the host.
+    pub host: &'a str,
+}
+
+enum Cells {
+    Int(Int64Builder),
+    Float(Float64Builder),
+    Text(StringBuilder),
+    Bool(BooleanBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Bytes(BinaryBuilder),
+}
+
+impl Cells {
+    fn new(column_type: ColumnType) -> Self {
+        match column_type {
+            ColumnType::Int => Self::Int(Int64Builder::new()),
+            ColumnType::Float => Self::Float(Float64Builder::new()),
+            ColumnType::Text => Self::Text(StringBuilder::new()),
+            ColumnType::Bool => Self::Bool(BooleanBuilder::new()),
+            ColumnType::Timestamp => {
+                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(ColumnType::Timestamp.data_type()))
+            }
+            ColumnType::Bytes => Self::Bytes(BinaryBuilder::new()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Int(b) => b.len(),
+            Self::Float(b) => b.len(),
+            Self::Text(b) => b.len(),
+            Self::Bool(b) => b.len(),
+            Self::Timestamp(b) => b.len(),
+            Self::Bytes(b) => b.len(),
+        }
+    }
+
+    fn append_null(&mut self) {
+        match self {
+            Self::Int(b) => b.append_null(),
+            Self::Float(b) => b.append_null(),
+            Self::Text(b) => b.append_null(),
+            Self::Bool(b) => b.append_null(),
+            Self::Timestamp(b) => b.append_null(),
+            Self::Bytes(b) => b.append_null(),
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Int(b) => Arc::new(b.finish()),
+            Self::Float(b) => Arc::new(b.finish()),
+            Self::Text(b) => Arc::new(b.finish()),
+            Self::Bool(b) => Arc::new(b.finish()),
+            Self::Timestamp(b) => Arc::new(b.finish()),
+            Self::Bytes(b) => Arc::new(b.finish()),
+        }
+    }
+}
+
+/// Rows of one table under construction. Reused from tick to tick.
+pub struct Rows {
+    table: Arc<Table>,
+    index: HashMap<String, usize>,
+    cells: Vec<Cells>,
+    rows: usize,
+}
+
+impl Rows {
+    /// No rows yet.
+    pub fn new(table: &Arc<Table>) -> Self {
+        Self {
+            index: table.columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect(),
+            cells: table.columns.iter().map(|c| Cells::new(c.column_type)).collect(),
+            table: table.clone(),
+            rows: 0,
+        }
+    }
+
+    /// The table these rows belong to.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// How many rows have been begun.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether no row has been begun.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Begins a row. It ends when the next one begins.
+    pub fn begin(&mut self) -> Row<'_> {
+        self.fill();
+        self.rows += 1;
+        Row { rows: self }
+    }
+
+    /// What was left out so far is NULL.
+    fn fill(&mut self) {
+        for cells in &mut self.cells {
+            while cells.len() < self.rows {
+                cells.append_null();
+            }
+        }
+    }
+
+    /// Takes the rows as a batch of the table's schema; none remain.
+    ///
+    /// # Panics
+    /// When a column of the entity was left out of a row: a probe's mistake that its test finds.
+    pub fn finish(&mut self, stamp: &Stamp<'_>) -> RecordBatch {
+        self.fill();
+        let rows = self.rows;
+        let ts = TimestampMicrosecondArray::from_value(stamp.ts_micros, rows)
+            .with_data_type(ColumnType::Timestamp.data_type());
+        let same = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(ts), same(stamp.node), same(stamp.host)];
+        columns.extend(self.cells.iter_mut().map(Cells::finish));
+        self.rows = 0;
+        debug_assert_eq!(columns.len(), COMMON_COLUMNS.len() + self.table.columns.len());
+        RecordBatch::try_new(self.table.schema().clone(), columns).expect("a row lacks a column of its entity")
+    }
+}
+
+/// The row begun last. Each setter may be called once per column; `None` is NULL.
+pub struct Row<'a> {
+    rows: &'a mut Rows,
+}
+
+macro_rules! setter {
+    ($(#[$doc:meta])* $name:ident, $value:ty, $variant:ident) => {
+        $(#[$doc])*
+        pub fn $name(&mut self, column: &str, value: impl Into<Option<$value>>) -> &mut Self {
+            if let Some(Cells::$variant(cells)) = self.cells(column) {
+                cells.append_option(value.into());
+            } else {
+                debug_assert!(false, "{}.{column} is no {} column", self.rows.table.name, stringify!($name));
+            }
+            self
+        }
+    };
+}
+
+impl Row<'_> {
+    setter!(/// Sets an `int` column.
+        int, i64, Int);
+    setter!(/// Sets a `float` column. Units are those of the catalogue.
+        float, f64, Float);
+    setter!(/// Sets a `bool` column.
+        bool, bool, Bool);
+    setter!(/// Sets a `timestamp` column: microseconds since 1970, UTC.
+        timestamp, i64, Timestamp);
+
+    /// Sets an `int` column from a kernel counter. Counters beyond 2^63 wrap into NULL rather than a negative number.
+    pub fn count(&mut self, column: &str, value: impl Into<Option<u64>>) -> &mut Self {
+        self.int(column, value.into().and_then(|v| i64::try_from(v).ok()))
+    }
+
+    /// Sets a `text` column.
+    pub fn text<'t>(&mut self, column: &str, value: impl Into<Option<&'t str>>) -> &mut Self {
+        if let Some(Cells::Text(cells)) = self.cells(column) {
+            cells.append_option(value.into());
+        } else {
+            debug_assert!(false, "{}.{column} is no text column", self.rows.table.name);
+        }
+        self
+    }
+
+    /// Sets a `bytes` column.
+    pub fn bytes<'t>(&mut self, column: &str, value: impl Into<Option<&'t [u8]>>) -> &mut Self {
+        if let Some(Cells::Bytes(cells)) = self.cells(column) {
+            cells.append_option(value.into());
+        } else {
+            debug_assert!(false, "{}.{column} is no bytes column", self.rows.table.name);
+        }
+        self
+    }
+
+    /// The column's cells, if it exists and this row has no value there yet.
+    fn cells(&mut self, column: &str) -> Option<&mut Cells> {
+        let at = *self.rows.index.get(column)?;
+        let cells = &mut self.rows.cells[at];
+        debug_assert!(cells.len() < self.rows.rows, "{column} is set twice");
+        (cells.len() < self.rows.rows).then_some(cells)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::{Array, types::Float64Type};
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    #[test]
+    fn what_is_left_out_is_null() {
+        let catalogue = Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get("cpu").unwrap());
+        rows.begin().text("cpu", "0").float("user_seconds", 1.5);
+        rows.begin().text("cpu", "1").float("user_seconds", None);
+        rows.begin().text("cpu", "2");
+        let batch = rows.finish(&Stamp { ts_micros: 5, node: "n", host: "h" });
+        let user = batch.column_by_name("user_seconds").unwrap().as_primitive::<Float64Type>();
+        assert_eq!(user.iter().collect::<Vec<_>>(), [Some(1.5), None, None]);
+        assert_eq!(batch.column_by_name("system_seconds").unwrap().null_count(), 3);
+        assert_eq!(batch.column_by_name("host").unwrap().as_string::<i32>().value(2), "h");
+        assert!(rows.is_empty());
+        assert_eq!(rows.finish(&Stamp { ts_micros: 5, node: "n", host: "h" }).num_rows(), 0);
+    }
+}

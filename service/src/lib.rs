@@ -1,0 +1,11 @@
+//! What every long-running process of Nodescope needs, and none should have its own way of.
+//!
+//! - [`settings`]: one TOML file, environment and flags; every mistake at once.
+//! - [`kafka`]: how to reach Kafka, as properties of its client library.
+//! - [`http`]: `/metrics`, `/healthz`, `/readyz`.
+//! - [`logs`]: structured logs on standard error.
+
+pub mod http;
+pub mod kafka;
+pub mod logs;
+pub mod settings;

@@ -1,0 +1,116 @@
+//! Compaction: merging small sealed files into larger ones.
+//!
+//! Sealing writes a file per table and round; a day of that is a thousand files, and a query pays for each. So files
+//! of about the same size are merged, eight at a time, until they are large: every row is rewritten about three times
+//! in its life. A merge is one Delta commit that removes the old files and adds the new one, with `dataChange` false:
+//! the rows are the same. Readers that hold the old version keep reading the old files until the grace time is over.
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+
+use crate::sealed::{SealedFile, SealedTable};
+use crate::{Store, StoreError, parquet_file};
+
+/// Files merged at a time.
+const FAN_IN: usize = 8;
+
+/// Rows of a merged file at the most, which bounds the memory that a merge takes.
+const MAX_ROWS: u64 = 4_000_000;
+
+/// A file this large is left alone.
+const LARGE: u64 = 64 * 1024 * 1024;
+
+/// Merges one group of files of the table, if there is one worth merging. Returns how many files it took.
+///
+/// # Errors
+/// When the store fails. Nothing is lost: the old files stay until the commit.
+pub async fn compact(store: &Store, sealed: &mut SealedTable) -> Result<usize, StoreError> {
+    let Some(group) = choose(sealed.files()) else { return Ok(0) };
+    let table = sealed.table().clone();
+    let batches = futures::stream::iter(&group)
+        .map(|file| async {
+            let failed = |e| StoreError::objects("read", &file.path, e);
+            let bytes = store.objects().get(&file.path).await.map_err(failed)?.bytes().await.map_err(failed)?;
+            parquet_file::decode(file.path.as_ref(), &table, bytes)
+        })
+        .buffered(2)
+        .try_concat()
+        .await?;
+    let merged = parquet_file::sort_and_encode(table.clone(), batches).await?;
+    let before: u64 = group.iter().map(|f| f.facts.num_records).sum();
+    if merged.facts.num_records != before {
+        return Err(StoreError::Damaged {
+            path: crate::layout::sealed(&table.name).to_string(),
+            what: format!("files to merge hold {} rows, their log says {before}", merged.facts.num_records),
+        });
+    }
+    sealed.replace(&group, vec![merged]).await?;
+    Ok(group.len())
+}
+
+/// The smallest files that together are a group: [`FAN_IN`] of one size class.
+fn choose(mut files: Vec<SealedFile>) -> Option<Vec<SealedFile>> {
+    files.retain(|f| f.size < LARGE && f.facts.num_records > 0);
+    // Size classes are powers of eight, so that a merged file is of the next class.
+    let class = |file: &SealedFile| file.size.max(1).ilog2() / 3;
+    files.sort_by_key(|f| (class(f), f.facts.ts_range()));
+    for group in files.chunk_by(|a, b| class(a) == class(b)) {
+        if group.len() < FAN_IN {
+            continue;
+        }
+        let mut rows = 0;
+        let chosen: Vec<SealedFile> = group
+            .iter()
+            .take(FAN_IN)
+            .take_while(|f| {
+                rows += f.facts.num_records;
+                rows <= MAX_ROWS
+            })
+            .cloned()
+            .collect();
+        if chosen.len() > 1 {
+            return Some(chosen);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::seal::Sealer;
+    use crate::sealed::tests::memory_store;
+    use crate::segment::{self, tests::draft};
+
+    #[tokio::test]
+    async fn eight_small_files_become_one_with_the_same_rows() {
+        let store = memory_store();
+        let mut sealer = Sealer::new(store.clone());
+        for first in 0..FAN_IN as u64 {
+            let (footer, bytes) = segment::encode(draft(store.catalogue(), first, first + 1, &["b", "a"])).unwrap();
+            store.put_segment(&footer, bytes).await.unwrap();
+            sealer.seal(&[Arc::new(footer)]).await.unwrap();
+        }
+        let table = sealer.tables().await.unwrap().next().unwrap();
+        assert_eq!(table.files().len(), FAN_IN);
+        assert_eq!(compact(&store, table).await.unwrap(), FAN_IN);
+        assert_eq!(compact(&store, table).await.unwrap(), 0);
+        let files = table.files();
+        assert_eq!((files.len(), files[0].facts.num_records), (1, 2 * FAN_IN as u64));
+    }
+
+    #[test]
+    fn large_files_are_left_alone() {
+        let file = |size: u64| SealedFile {
+            path: "x".into(),
+            name: "x".into(),
+            size,
+            facts: parquet_file::FileStatistics { num_records: 1, ..Default::default() },
+        };
+        assert!(choose(vec![file(LARGE); 20]).is_none());
+        assert!(choose(vec![file(100); FAN_IN - 1]).is_none());
+        assert_eq!(choose(vec![file(100); 20]).unwrap().len(), FAN_IN);
+    }
+}
