@@ -56,7 +56,9 @@ fn section(page: &mut String, table: &Table) {
             table.prometheus_except.iter().map(|(column, value)| format!("`{column}` = `{value}`")).collect();
         let _ = writeln!(page, "Not shown to Prometheus: rows with {}.\n", except.join(", "));
     }
-    page.push_str("| Column | Type | Unit | Kind | Meaning | Read from | Prometheus |\n|---|---|---|---|---|---|---|\n");
+    page.push_str(
+        "| Column | Type | Unit | Kind | Meaning | Read from | Prometheus |\n|---|---|---|---|---|---|---|\n",
+    );
     for column in &table.columns {
         row(page, &cells(column));
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`settings`]: one TOML file, environment and flags; every mistake at once.
 //! - [`kafka`]: how to reach Kafka, as properties of its client library.
+//! - [`topic`] (feature `kafka`): the client library's set-up, and a topic that is there.
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`.
 //! - [`logs`]: structured logs on standard error.
 
@@ -9,3 +10,5 @@ pub mod http;
 pub mod kafka;
 pub mod logs;
 pub mod settings;
+#[cfg(feature = "kafka")]
+pub mod topic;

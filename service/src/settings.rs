@@ -242,7 +242,11 @@ fn split_number(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+/// `250ms`, `10s`, `5m`, `1h`, `30d`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     const WRONG: &str = "not a length of time; write a whole number with ms, s, m, h or d, as in 10s";
     let (number, unit) = split_number(text).ok_or(WRONG)?;
     let millis = match unit {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::DataType;
 use arrow_select::concat::concat_batches;
@@ -92,7 +92,7 @@ pub fn sort(table: &Table, batches: &[RecordBatch]) -> Result<RecordBatch, Store
     let mut order: Vec<u32> = (0..count).collect();
     // Stable, so that rows with equal keys keep the order in which they came.
     order.sort_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
-    take_record_batch(&batch, &order.into()).map_err(failed)
+    take_record_batch(&batch, &UInt32Array::from(order)).map_err(failed)
 }
 
 fn sort_keys(table: &Table, batch: &RecordBatch) -> Vec<ArrayRef> {

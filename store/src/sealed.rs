@@ -22,7 +22,7 @@ use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableError};
 use nodescope_model::catalogue::{ColumnType, Table};
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{PutMode, PutOptions, path::Path};
 use url::Url;
 
 use crate::layout::{self, PartitionId};
@@ -85,7 +85,7 @@ struct Txn {
     version: i64,
 }
 
-fn delta(table: &str, action: &'static str) -> impl Fn(DeltaTableError) -> StoreError {
+fn delta(table: &str, action: &'static str) -> impl Fn(DeltaTableError) -> StoreError + use<> {
     let table = table.to_owned();
     move |source| StoreError::Delta { table: table.clone(), action, source: Box::new(source) }
 }

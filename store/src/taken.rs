@@ -37,6 +37,11 @@ impl TakenSet {
         }
     }
 
+    /// Whether the record has been taken.
+    pub fn contains(&self, id: &RecordId) -> bool {
+        self.by_run.get(&id.agent).and_then(|boots| boots.get(&id.boot)).is_some_and(|seqs| seqs.contains(id.seq))
+    }
+
     /// Adds what a segment added.
     pub fn extend(&mut self, taken: &[Taken]) {
         for Taken { agent, boot, seqs } in taken {

@@ -1,0 +1,123 @@
+//! The probes of the host itself, one file each.
+//!
+//! Every probe keeps reading apart from parsing: functions called `parse_…` take the text of a kernel file and need no
+//! machine, so that a kernel nobody here has seen is one more line in a test.
+
+pub mod cpu;
+pub mod disk;
+pub mod filesystem;
+pub mod host;
+pub mod interface;
+pub mod memory;
+pub mod process;
+pub mod protocol;
+pub mod system;
+
+use crate::probe::{Probe, ProbeOptions};
+
+/// All probes there are, in the order their tables are documented.
+pub fn all(options: &ProbeOptions) -> Vec<Box<dyn Probe>> {
+    vec![
+        Box::new(host::HostProbe::new(options)),
+        Box::new(cpu::CpuProbe::new(options)),
+        Box::new(memory::MemoryProbe::new(options)),
+        Box::new(system::SystemProbe::new(options)),
+        Box::new(disk::DiskProbe::new(options)),
+        Box::new(filesystem::FilesystemProbe::new(options)),
+        Box::new(interface::InterfaceProbe::new(options)),
+        Box::new(protocol::ProtocolProbe::new(options)),
+        Box::new(process::ProcessProbe::new(options)),
+        Box::new(crate::accelerators::AcceleratorProbe::new(options)),
+    ]
+}
+
+/// A kernel count of some fraction of a second, in seconds.
+#[allow(clippy::cast_precision_loss)] // 2^53 nanoseconds are 104 days, and what is lost then is a nanosecond.
+pub(crate) fn in_seconds(count: u64, per_second: u64) -> f64 {
+    count as f64 / per_second as f64
+}
+
+/// What the tests of probes share: a recorded machine, and reading a batch.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::time::Duration;
+
+    use arrow_array::RecordBatch;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Float64Type, Int64Type};
+    use nodescope_model::catalogue::Catalogue;
+    use nodescope_model::rows::{Rows, Stamp};
+    use proptest::prelude::*;
+
+    use crate::host_root::HostRoot;
+    use crate::probe::{Probe, ProbeOptions, Tick};
+
+    /// The first tick of every test.
+    pub(crate) const FIRST_TICK: Tick = Tick { ts_micros: 1_700_000_000_000_000, first: true };
+
+    /// A recorded machine: 4 CPUs on 2 sockets, 3 disks, 4 interfaces.
+    pub(crate) fn fixture_options() -> ProbeOptions {
+        ProbeOptions {
+            root: HostRoot::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/busy-host")),
+            top_processes: 5,
+            per_cpu_every: Duration::from_secs(10),
+        }
+    }
+
+    /// The rows of a probe's first tick.
+    pub(crate) fn sample_once(probe: &mut dyn Probe) -> RecordBatch {
+        sample_at(probe, &FIRST_TICK)
+    }
+
+    /// The rows of one tick. Every column a probe names must be in the catalogue: `Rows` asserts it.
+    pub(crate) fn sample_at(probe: &mut dyn Probe, tick: &Tick) -> RecordBatch {
+        let catalogue = Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get(probe.table()).expect("the probe's table is in the catalogue"));
+        probe.sample(tick, &mut rows).expect("the recorded machine can be read");
+        rows.finish(&Stamp { ts_micros: tick.ts_micros, node: "n", host: "h" })
+    }
+
+    fn column<'b>(batch: &'b RecordBatch, name: &str) -> &'b arrow_array::ArrayRef {
+        batch.column_by_name(name).unwrap_or_else(|| panic!("there is no column {name}"))
+    }
+
+    /// The values of an `int` column.
+    pub(crate) fn ints(batch: &RecordBatch, name: &str) -> Vec<Option<i64>> {
+        column(batch, name).as_primitive::<Int64Type>().iter().collect()
+    }
+
+    /// The values of a `float` column.
+    pub(crate) fn floats(batch: &RecordBatch, name: &str) -> Vec<Option<f64>> {
+        column(batch, name).as_primitive::<Float64Type>().iter().collect()
+    }
+
+    /// The values of a `bool` column.
+    pub(crate) fn bools(batch: &RecordBatch, name: &str) -> Vec<Option<bool>> {
+        column(batch, name).as_boolean().iter().collect()
+    }
+
+    /// The values of a `text` column.
+    pub(crate) fn texts<'b>(batch: &'b RecordBatch, name: &str) -> Vec<Option<&'b str>> {
+        column(batch, name).as_string::<i32>().iter().collect()
+    }
+
+    /// The row whose `entity` column says `value`.
+    pub(crate) fn row_of(batch: &RecordBatch, entity: &str, value: &str) -> usize {
+        texts(batch, entity).iter().position(|v| *v == Some(value)).unwrap_or_else(|| panic!("there is no {value}"))
+    }
+
+    /// The catalogue says where each of these columns comes from, and ends with the name the probe looks for.
+    pub(crate) fn assert_sources<'a>(table: &str, columns: impl Iterator<Item = (&'a str, &'a str)>) {
+        let catalogue = Catalogue::built_in();
+        let table = catalogue.get(table).expect("the table is in the catalogue");
+        for (name, ends_with) in columns {
+            let column = table.column(name).unwrap_or_else(|| panic!("there is no column {name}"));
+            assert!(column.source.ends_with(ends_with), "{name}: source {:?}, read from {ends_with}", column.source);
+        }
+    }
+
+    /// Text that no kernel would write, and text that one nearly would.
+    pub(crate) fn garbage() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), "[a-zA-Z0-9:=()/ \n\t.-]{0,400}"]
+    }
+}

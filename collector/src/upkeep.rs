@@ -1,0 +1,170 @@
+//! Background work on the store: sealing, noting, compaction, retention, deletion.
+//!
+//! One task, one step after the other, each of which can be repeated. A step that fails is tried again at the next
+//! round; nothing waits for it but more hot segments, which readers read as well.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nodescope_store::layout::PartitionId;
+use nodescope_store::seal::Sealer;
+use nodescope_store::{Store, StoreError, compaction, retention};
+use object_store::path::Path;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::Ledger;
+use crate::metrics::CollectorMetrics;
+use crate::settings::UpkeepSettings;
+use crate::writer::chain;
+
+/// Merges of one table in one round at the most, so that sealing is never far behind.
+const MOST_MERGES: usize = 4;
+
+/// How often retention and sweeping look at the tables.
+const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+
+/// Works until told to stop.
+pub async fn run(
+    settings: UpkeepSettings,
+    store: Store,
+    ledger: Arc<Ledger>,
+    metrics: CollectorMetrics,
+    shutdown: CancellationToken,
+) {
+    let mut upkeep = Upkeep {
+        sealer: Sealer::new(store.clone()),
+        store,
+        ledger,
+        metrics,
+        settings,
+        sealed_since: HashMap::new(),
+        swept: HashSet::new(),
+        expired: None,
+    };
+    let mut rounds = tokio::time::interval(upkeep.settings.seal_every.max(Duration::from_millis(10)));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rounds.tick().await;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = rounds.tick() => {}
+        }
+        // A round is left in the middle only by the end of the process, which every step survives.
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = upkeep.round() => {}
+        }
+    }
+}
+
+struct Upkeep {
+    settings: UpkeepSettings,
+    store: Store,
+    ledger: Arc<Ledger>,
+    metrics: CollectorMetrics,
+    sealer: Sealer,
+    /// When a segment was first seen sealed, by partition and first offset.
+    sealed_since: HashMap<(PartitionId, u64), Instant>,
+    swept: HashSet<Path>,
+    expired: Option<Instant>,
+}
+
+impl Upkeep {
+    async fn round(&mut self) {
+        let result = self.seal().await;
+        self.report("seal", result);
+        let result = self.note().await;
+        self.report("note", result);
+        let result = self.delete_segments().await;
+        self.report("delete", result);
+        let result = self.compact().await;
+        self.report("compact", result);
+        if self.expired.is_none_or(|at| at.elapsed() >= EXPIRE_EVERY.min(self.settings.grace)) {
+            let result = self.expire().await;
+            self.report("expire", result);
+            self.expired = Some(Instant::now());
+        }
+    }
+
+    fn report(&self, step: &'static str, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            self.metrics.upkeep_failed(step);
+            tracing::warn!(step, error = %chain(&error), "upkeep will try again");
+        }
+    }
+
+    async fn seal(&mut self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let done = self.sealer.seal(&self.ledger.segments()).await?;
+        self.metrics.seal_seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.sealed_rows.inc_by(done.rows);
+        self.metrics.sealed_bytes.inc_by(done.bytes);
+        tracing::debug!(commits = done.commits, rows = done.rows, bytes = done.bytes, "sealed");
+        Ok(())
+    }
+
+    async fn note(&mut self) -> Result<(), StoreError> {
+        for note in self.ledger.to_note() {
+            self.store.note_taken(&note.partition, note.next, &note.taken).await?;
+            self.ledger.noted(&note.partition, note.next);
+        }
+        let (runs, missing) = self.ledger.runs_and_missing();
+        self.metrics.agent_runs.set(i64::try_from(runs).unwrap_or(i64::MAX));
+        self.metrics.missing_records.set(i64::try_from(missing).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Deletes segments that are sealed and noted, the oldest first, after the grace time.
+    async fn delete_segments(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        for (partition, segments) in self.ledger.noted_segments() {
+            // Oldest first, so that what remains follows without a hole, whenever this is interrupted.
+            let mut may_go = true;
+            for segment in segments {
+                if !self.sealer.is_sealed(&segment).await? {
+                    break;
+                }
+                let key = (partition.clone(), segment.first);
+                let since = *self.sealed_since.entry(key.clone()).or_insert(now);
+                may_go &= now.duration_since(since) >= self.settings.grace;
+                if may_go {
+                    retention::delete(&self.store, std::iter::once(segment.path())).await?;
+                    self.ledger.forget(&partition, segment.next);
+                    self.sealed_since.remove(&key);
+                    self.metrics.deleted_files.inc();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        for table in self.sealer.tables().await? {
+            for _ in 0..MOST_MERGES {
+                let merged = compaction::compact(&store, table).await?;
+                if merged == 0 {
+                    break;
+                }
+                self.metrics.merged_files.inc_by(merged as u64);
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&mut self) -> Result<(), StoreError> {
+        let now_us = crate::consumer::now_us();
+        for table in self.sealer.tables().await? {
+            let age = self.settings.retention_of(&table.table().name);
+            let expired = retention::expire(table, age, now_us).await?;
+            if expired > 0 {
+                tracing::info!(table = table.table().name, files = expired, "rows are past their age limit");
+            }
+            let swept = retention::sweep(&self.store, table, self.settings.grace, &mut self.swept).await?;
+            self.metrics.deleted_files.inc_by(swept as u64);
+        }
+        Ok(())
+    }
+}
