@@ -130,7 +130,7 @@ impl Upkeep {
                 let since = *self.sealed_since.entry(key.clone()).or_insert(now);
                 may_go &= now.duration_since(since) >= self.settings.grace;
                 if may_go {
-                    retention::delete(&self.store, std::iter::once(segment.path())).await?;
+                    retention::delete(&self.store, &[segment.path()]).await?;
                     self.ledger.forget(&partition, segment.next);
                     self.sealed_since.remove(&key);
                     self.metrics.deleted_files.inc();

@@ -1,1 +1,24 @@
-//! Answers: SQL over the store.
+//! SQL over the store: operators' questions, in DataFusion, by the PostgreSQL protocol.
+//!
+//! The way of a question, and the rooms in its order:
+//!
+//! 1. [`server`] speaks the protocol, lets users in, and knows how far each may go.
+//! 2. [`statement`] says what a text asks for, and refuses whatever would change something; `compat` answers what
+//!    psql, Grafana and drivers ask of PostgreSQL's system tables.
+//! 3. [`session`] holds what a connection has set for itself, its time zone first of all.
+//! 4. [`engine`] plans and runs within [`limits`]; [`rewrite`] and [`functions`] teach it time and counters.
+//! 5. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
+//!
+//! **Invariants.** Nothing here writes. No statement runs without a bound on its time, memory and rows.
+
+mod compat;
+pub mod engine;
+pub mod functions;
+pub mod limits;
+pub mod metrics;
+pub mod rewrite;
+pub mod server;
+pub mod session;
+pub mod settings;
+pub mod statement;
+pub mod table;

@@ -5,7 +5,6 @@
 //! in its life. A merge is one Delta commit that removes the old files and adds the new one, with `dataChange` false:
 //! the rows are the same. Readers that hold the old version keep reading the old files until the grace time is over.
 
-use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 use crate::sealed::{SealedFile, SealedTable};
@@ -27,15 +26,12 @@ const LARGE: u64 = 64 * 1024 * 1024;
 pub async fn compact(store: &Store, sealed: &mut SealedTable) -> Result<usize, StoreError> {
     let Some(group) = choose(sealed.files()) else { return Ok(0) };
     let table = sealed.table().clone();
-    let batches = futures::stream::iter(&group)
-        .map(|file| async {
-            let failed = |e| StoreError::objects("read", &file.path, e);
-            let bytes = store.objects().get(&file.path).await.map_err(failed)?.bytes().await.map_err(failed)?;
-            parquet_file::decode(file.path.as_ref(), &table, bytes)
-        })
-        .buffered(2)
-        .try_concat()
-        .await?;
+    let mut batches = Vec::new();
+    for file in &group {
+        let failed = |e| StoreError::objects("read", &file.path, e);
+        let bytes = store.objects().get(&file.path).await.map_err(failed)?.bytes().await.map_err(failed)?;
+        batches.extend(parquet_file::decode(file.path.as_ref(), &table, bytes)?);
+    }
     let merged = parquet_file::sort_and_encode(table.clone(), batches).await?;
     let before: u64 = group.iter().map(|f| f.facts.num_records).sum();
     if merged.facts.num_records != before {

@@ -168,18 +168,9 @@ impl Reader {
             }
             *listed = Some(Instant::now());
         } else {
-            let more: Vec<(PartitionId, Vec<Footer>)> = futures::stream::iter(partitions.iter())
-                .map(|(partition, known)| {
-                    let (partition, mut next) = (partition.clone(), known.next);
-                    async move {
-                        let mut more = Vec::new();
-                        while let Some(footer) = self.store.footer(&partition.segment(next)).await? {
-                            next = footer.next;
-                            more.push(footer);
-                        }
-                        Ok::<_, StoreError>((partition, more))
-                    }
-                })
+            let known: Vec<(PartitionId, u64)> = partitions.iter().map(|(p, f)| (p.clone(), f.next)).collect();
+            let more: Vec<(PartitionId, Vec<Footer>)> = futures::stream::iter(known)
+                .map(|(partition, next)| self.footers_from(partition, next))
                 .buffer_unordered(PARALLEL)
                 .try_collect()
                 .await?;
@@ -193,6 +184,16 @@ impl Reader {
         }
         *followed = Some(Instant::now());
         Ok(())
+    }
+
+    /// The footers of a partition's segments from `next` on.
+    async fn footers_from(&self, partition: PartitionId, mut next: u64) -> Result<(PartitionId, Vec<Footer>), StoreError> {
+        let mut more = Vec::new();
+        while let Some(footer) = self.store.footer(&partition.segment(next)).await? {
+            next = footer.next;
+            more.push(footer);
+        }
+        Ok((partition, more))
     }
 
     /// The rows of a part, in the schema of the table as it is now.

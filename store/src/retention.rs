@@ -9,7 +9,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -45,7 +44,7 @@ pub async fn sweep(
     let waiting: Vec<Path> =
         sealed.removed_before(grace).await?.into_iter().filter(|path| !deleted.contains(path)).collect();
     let count = waiting.len();
-    delete(store, waiting.iter().cloned()).await?;
+    delete(store, &waiting).await?;
     deleted.extend(waiting);
     Ok(count)
 }
@@ -54,16 +53,14 @@ pub async fn sweep(
 ///
 /// # Errors
 /// When the store fails.
-pub async fn delete(store: &Store, paths: impl Iterator<Item = Path>) -> Result<(), StoreError> {
-    futures::stream::iter(paths)
-        .map(Ok)
-        .try_for_each(|path| async move {
-            match store.objects().delete(&path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(source) => Err(StoreError::objects("delete", &path, source)),
-            }
-        })
-        .await
+pub async fn delete(store: &Store, paths: &[Path]) -> Result<(), StoreError> {
+    for path in paths {
+        match store.objects().delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => return Err(StoreError::objects("delete", path, source)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

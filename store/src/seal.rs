@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
+use nodescope_model::catalogue::Table;
 
 use crate::layout::PartitionId;
 use crate::sealed::{Advance, SealedTable};
@@ -168,26 +169,13 @@ async fn commit(
     done: &mut Sealed,
 ) -> Result<(), StoreError> {
     let table = sealed.table().clone();
-    let name = table.name.clone();
-    let batches: Vec<RecordBatch> = futures::stream::iter(gathered.segments)
+    let read = futures::stream::iter(gathered.segments)
         .map(|segment| {
-            let name = name.clone();
-            async move {
-                let Some(part) = segment.part(&name) else { return Ok(None) };
-                store.read_part(&segment.path(), part).await.map(Some)
-            }
+            let (store, table) = (store.clone(), table.clone());
+            async move { read(&store, &table, &segment).await }
         })
-        .buffered(PARALLEL)
-        .try_filter_map(|batch| async move { Ok(batch) })
-        .map(|batch| {
-            let batch = batch?;
-            // A segment written by an older version of the catalogue lacks its newest columns.
-            nodescope_model::conform::conform(&batch, &table)
-                .map(|c| c.batch)
-                .map_err(|e| StoreError::rows("conform", &table.name, e))
-        })
-        .try_collect()
-        .await?;
+        .buffered(PARALLEL);
+    let batches: Vec<RecordBatch> = read.try_filter_map(|batch| async move { Ok(batch) }).try_collect().await?;
     let file = parquet_file::sort_and_encode(table.clone(), batches).await?;
     let (rows, bytes) = (file.facts.num_records, file.bytes.len() as u64);
     let advances: Vec<Advance> = gathered.advances.into_values().collect();
@@ -196,6 +184,14 @@ async fn commit(
     done.rows += rows;
     done.bytes += bytes;
     Ok(())
+}
+
+/// The table's rows in one segment, in the schema of the table as it is now.
+async fn read(store: &Store, table: &Table, segment: &Footer) -> Result<Option<RecordBatch>, StoreError> {
+    let Some(part) = segment.part(&table.name) else { return Ok(None) };
+    let batch = store.read_part(&segment.path(), part).await?;
+    let conformed = nodescope_model::conform::conform(&batch, table);
+    conformed.map(|c| Some(c.batch)).map_err(|e| StoreError::rows("conform", &table.name, e))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! Where a function says the same as something DataFusion already does well, it only rewrites itself into that, so
 //! that ordering, fast paths and statistics keep working; only the counters are computed here.
 
+mod bounded;
 mod counter;
 mod date_bin;
 mod newest;
@@ -20,6 +21,7 @@ mod width;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::prelude::SessionContext;
 
+pub use bounded::bound;
 pub(crate) use date_bin::date_bin;
 
 /// Makes every function of this module known to `ctx`. DataFusion's `date_bin` is replaced under its own name.

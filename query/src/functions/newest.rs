@@ -102,7 +102,7 @@ impl AggregateUDFImpl for AtEnd {
     }
 
     // Only a window reaches this: in GROUP BY the call has been rewritten by then.
-    fn accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+    fn accumulator(&self, _args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         let name = self.name();
         not_impl_err!("{name}() is no window function: write {name}_value(value) IGNORE NULLS OVER (… ORDER BY ts)")
     }

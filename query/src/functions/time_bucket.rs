@@ -116,7 +116,7 @@ impl ScalarUDFImpl for TimeBucket {
     }
 
     // A bad width is refused here, while the query is planned, rather than deep within the optimizer.
-    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         let source = args.arg_fields[1].data_type();
         if let Some(Some(constant)) = args.scalar_arguments.first() {
             width_for(constant, source)?;

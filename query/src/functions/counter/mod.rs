@@ -85,7 +85,7 @@ impl AggregateUDFImpl for CounterFunction {
     }
 
     // Two lists of equal length per group: the times in microseconds, and the values.
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+    fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
         let state = |name, item| Arc::new(Field::new(format_state_name(args.name, name), list_type(item), true));
         Ok(vec![state("times", DataType::Int64), state("values", args.input_fields[0].data_type().clone())])
     }
@@ -95,19 +95,19 @@ impl AggregateUDFImpl for CounterFunction {
         AggregateOrderSensitivity::Insensitive
     }
 
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+    fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         self.samples(&args, false)
     }
 
-    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         self.samples(&args, true)
     }
 
-    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
+    fn groups_accumulator_supported(&self, _args: AccumulatorArgs<'_>) -> bool {
         true
     }
 
-    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
         Ok(match args.expr_fields[0].data_type() {
             DataType::Int64 => Box::new(GroupedSamples::<i64>::new(self.measure)),
             DataType::UInt64 => Box::new(GroupedSamples::<u64>::new(self.measure)),
