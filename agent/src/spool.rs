@@ -337,10 +337,16 @@ impl Spool {
             let place = Place { file, index };
             let pending = self.files.get(&file).and_then(|f| f.states.get(at)) == Some(&State::Pending);
             let frame = self.draining.as_ref().and_then(|d| d.data.get(range));
-            if pending && let Some(record) = frame.and_then(|f| decode(&self.agent, f)) {
+            if !pending {
+                continue;
+            }
+            if let Some(record) = frame.and_then(|f| decode(&self.agent, f)) {
                 self.set(place, State::Sent);
                 return Some((Some(place), Arc::new(record)));
             }
+            // Its checksum is right and it is no record: nothing of ours wrote it. Not asked for again.
+            self.damaged += 1;
+            self.acknowledged(place);
         }
     }
 

@@ -1,11 +1,13 @@
 //! Section `[collector]`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use nodescope_model::catalogue::Catalogue;
 use nodescope_service::kafka::KafkaSettings;
+use nodescope_service::node::NodeSettings;
 use nodescope_service::settings::Settings;
 
 /// What a collector needs to know.
@@ -25,6 +27,8 @@ pub struct CollectorSettings {
     pub buffer_bytes: usize,
     /// Background work.
     pub upkeep: UpkeepSettings,
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
+    pub metrics_address: SocketAddr,
 }
 
 /// Which partitions a collector reads.
@@ -84,7 +88,7 @@ impl CollectorSettings {
     /// Reads the section, and `[kafka]`.
     pub fn read(settings: &mut Settings, catalogue: &Catalogue) -> Self {
         let kafka = KafkaSettings::read(settings);
-        let node = settings.get("node.id", "", "Identification code of the platform node this belongs to. Opaque text.");
+        let node = NodeSettings::read(settings).id;
         let partitions = settings.get(
             "collector.partitions",
             "all",
@@ -137,6 +141,11 @@ impl CollectorSettings {
             segment_every,
             segment_bytes: usize::try_from(segment_bytes).unwrap_or(usize::MAX),
             buffer_bytes: usize::try_from(buffer_bytes).unwrap_or(usize::MAX),
+            metrics_address: settings.get(
+                "collector.metrics_address",
+                "127.0.0.1:15481",
+                "Address of /metrics, /healthz and /readyz.",
+            ),
             upkeep: UpkeepSettings { seal_every, grace, retention, retention_of },
         }
     }

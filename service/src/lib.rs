@@ -3,12 +3,16 @@
 //! - [`settings`]: one TOML file, environment and flags; every mistake at once.
 //! - [`kafka`]: how to reach Kafka, as properties of its client library.
 //! - [`topic`] (feature `kafka`): the client library's set-up, and a topic that is there.
+//! - [`node`]: what this machine belongs to.
+//! - [`stop`]: being asked to stop.
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`.
 //! - [`logs`]: structured logs on standard error.
 
 pub mod http;
 pub mod kafka;
 pub mod logs;
+pub mod node;
 pub mod settings;
+pub mod stop;
 #[cfg(feature = "kafka")]
 pub mod topic;

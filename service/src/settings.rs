@@ -188,6 +188,13 @@ impl Settings {
         self.mistakes.push(what.to_string());
     }
 
+    /// Leaves sections alone that are for other programs: one file can serve them all.
+    pub fn tolerate(&mut self, sections: &[&str]) {
+        for (key, value) in &mut self.values {
+            value.used |= key.split_once('.').is_some_and(|(section, _)| sections.contains(&section));
+        }
+    }
+
     /// Everything that was asked for, in order.
     pub fn described(&self) -> &[Described] {
         &self.described

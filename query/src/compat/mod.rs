@@ -30,17 +30,17 @@ use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionContext;
 use nodescope_model::catalogue::Catalogue;
 
-pub use rewrite::rewrite;
+pub(crate) use rewrite::rewrite;
 use settings::{SessionTable, setting};
 
 /// Name of the database, which is also that of DataFusion's catalog.
-pub const DATABASE: &str = "nodescope";
+pub(crate) const DATABASE: &str = "nodescope";
 
 /// Name of the role that owns everything.
 const OWNER: &str = "nodescope";
 
 /// The parameters a session keeps.
-pub trait Settings: Send + Sync {
+pub(crate) trait Settings: Send + Sync {
     /// The value of a parameter, its name in lower case; `None` if the session keeps no such parameter.
     ///
     /// The parameter `backend_pid` is the number given to the client for cancelling, if there is one.
@@ -48,7 +48,7 @@ pub trait Settings: Send + Sync {
 }
 
 /// What the functions need to know of a session.
-pub struct SessionFacts {
+pub(crate) struct SessionFacts {
     /// Who is asking.
     pub user: String,
     /// The database connected to.
@@ -60,7 +60,7 @@ pub struct SessionFacts {
 }
 
 /// Adapts the text before parsing: what sqlparser does not take for SQL.
-pub fn prepare_text(sql: &str) -> Cow<'_, str> {
+pub(crate) fn prepare_text(sql: &str) -> Cow<'_, str> {
     let text = sql.trim_start();
     let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
@@ -71,7 +71,7 @@ type Tables = HashMap<&'static str, Arc<dyn TableProvider>>;
 
 /// `pg_catalog`, `information_schema` and the functions over them, as far as they are the same in all sessions.
 #[derive(Debug)]
-pub struct PgCatalog {
+pub(crate) struct PgCatalog {
     pg_catalog: Arc<Tables>,
     information_schema: Arc<Tables>,
     functions: Vec<ScalarUDF>,
@@ -82,7 +82,7 @@ impl PgCatalog {
     ///
     /// # Errors
     /// A column of the catalogue has a type that PostgreSQL has not.
-    pub fn new(catalogue: &Catalogue) -> Result<Self> {
+    pub(crate) fn new(catalogue: &Catalogue) -> Result<Self> {
         let relations = tables::relations(catalogue)?;
         let rows = tables::rows(&relations);
         let mut schemas: HashMap<&str, Tables> = HashMap::new();
@@ -104,7 +104,7 @@ impl PgCatalog {
     ///
     /// # Errors
     /// The catalog takes no schemas.
-    pub fn install(&self, ctx: &SessionContext, session: SessionFacts) -> Result<()> {
+    pub(crate) fn install(&self, ctx: &SessionContext, session: SessionFacts) -> Result<()> {
         let facts = Arc::new(session);
         let catalog = ctx.catalog(DATABASE).unwrap_or_else(|| {
             let catalog: Arc<dyn CatalogProvider> = Arc::new(MemoryCatalogProvider::new());

@@ -54,7 +54,7 @@ const REG_TYPES: &[&str] = &["regclass", "regnamespace", "regproc", "regrole", "
 const NUMBERS: &[&str] = &["bigint", "int", "int4", "int8", "integer", "oid"];
 
 /// Adapts a parsed statement before planning.
-pub fn rewrite(mut statement: Statement) -> Statement {
+pub(crate) fn rewrite(mut statement: Statement) -> Statement {
     let placeholder = |expr: &Expr| {
         let is_one = matches!(expr, Expr::Value(ValueWithSpan { value: Value::Placeholder(_), .. }));
         if is_one { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

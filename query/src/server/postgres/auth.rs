@@ -205,7 +205,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Takes the client's first message and gives the server's first.
-    pub fn begin(users: &Users, user: &str, message: &[u8]) -> Result<(Exchange, String), AuthError> {
+    pub(super) fn begin(users: &Users, user: &str, message: &[u8]) -> Result<(Exchange, String), AuthError> {
         Exchange::begin_with(users, user, message, &BASE64.encode(rand::random::<[u8; 18]>()))
     }
 
@@ -241,7 +241,7 @@ impl Exchange {
     }
 
     /// Takes the client's last message and gives the server's last, if the password was right.
-    pub fn finish(self, message: &[u8]) -> Result<String, AuthError> {
+    pub(super) fn finish(self, message: &[u8]) -> Result<String, AuthError> {
         let message = std::str::from_utf8(message).map_err(|_| AuthError::Form)?;
         let (unproven, proof) = message.rsplit_once(",p=").ok_or(AuthError::Form)?;
         let mut attributes = unproven.split(',');

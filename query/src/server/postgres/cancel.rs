@@ -44,7 +44,7 @@ pub(super) struct Cancellable {
 
 impl CancelRegistry {
     /// Enters a session. The secret has 32 bytes where the client's protocol allows that, otherwise four.
-    pub fn register(self: &Arc<Self>, long_secret: bool) -> Registration {
+    pub(super) fn register(self: &Arc<Self>, long_secret: bool) -> Registration {
         let secret = if long_secret {
             Bytes::copy_from_slice(&rand::random::<[u8; 32]>())
         } else {
@@ -61,7 +61,7 @@ impl CancelRegistry {
     }
 
     /// Cancels the statement that runs in session `pid`, if there is one and the secret is right.
-    pub fn cancel(&self, pid: i32, secret: &[u8]) -> bool {
+    pub(super) fn cancel(&self, pid: i32, secret: &[u8]) -> bool {
         let sessions = self.sessions.lock();
         let Some(slot) = sessions.get(&pid) else { return false };
         if !same(&slot.secret, secret) {
@@ -84,17 +84,17 @@ pub(super) fn same(left: &[u8], right: &[u8]) -> bool {
 
 impl Registration {
     /// The number of the session.
-    pub fn pid(&self) -> i32 {
+    pub(super) fn pid(&self) -> i32 {
         self.pid
     }
 
     /// What the client must show to cancel.
-    pub fn secret(&self) -> SecretKey {
+    pub(super) fn secret(&self) -> SecretKey {
         SecretKey::Bytes(self.secret.clone())
     }
 
     /// Begins a statement that can be cancelled.
-    pub fn begin(&self) -> Cancellable {
+    pub(super) fn begin(&self) -> Cancellable {
         let token = CancellationToken::new();
         if let Some(slot) = self.registry.sessions.lock().get_mut(&self.pid) {
             slot.running = Some(token.clone());
@@ -111,7 +111,7 @@ impl Drop for Registration {
 
 impl Cancellable {
     /// The token that a request cancels.
-    pub fn token(&self) -> &CancellationToken {
+    pub(super) fn token(&self) -> &CancellationToken {
         &self.token
     }
 }

@@ -42,13 +42,13 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub fn new(stream: Box<dyn Duplex>) -> Self {
+    pub(super) fn new(stream: Box<dyn Duplex>) -> Self {
         Channel { stream, input: BytesMut::new(), output: BytesMut::new() }
     }
 
     /// Reads the opening message and not a byte more, so that what follows can still be TLS. `None` if the client
     /// hangs up instead. It must not be dropped half-way.
-    pub async fn opening(&mut self) -> Result<Option<Opening>, ChannelError> {
+    pub(super) async fn opening(&mut self) -> Result<Option<Opening>, ChannelError> {
         let mut prefix = [0; 4];
         if self.stream.read(&mut prefix[..1]).await? == 0 {
             return Ok(None);
@@ -60,20 +60,20 @@ impl Channel {
     }
 
     /// Answers an opening message with a single byte.
-    pub async fn answer(&mut self, byte: u8) -> Result<(), ChannelError> {
+    pub(super) async fn answer(&mut self, byte: u8) -> Result<(), ChannelError> {
         self.stream.write_all(&[byte]).await?;
         self.stream.flush().await?;
         Ok(())
     }
 
     /// The stream itself, when nothing has been read ahead or is waiting to be written.
-    pub fn into_stream(self) -> Box<dyn Duplex> {
+    pub(super) fn into_stream(self) -> Box<dyn Duplex> {
         debug_assert!(self.input.is_empty() && self.output.is_empty(), "nothing may be lost");
         self.stream
     }
 
     /// The next message of at most `limit` bytes; `None` when the client has hung up. It may be dropped at any time.
-    pub async fn next(&mut self, limit: usize) -> Result<Option<Frontend>, ChannelError> {
+    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Frontend>, ChannelError> {
         loop {
             if let Some((kind, body)) = self.take_frame(limit)? {
                 return Ok(Some(wire::message(kind, body)?));
@@ -100,7 +100,7 @@ impl Channel {
     }
 
     /// Waits until the client hangs up, and keeps what it sends until then. It may be dropped at any time.
-    pub async fn hang_up(&mut self) {
+    pub(super) async fn hang_up(&mut self) {
         while self.input.len() < READ_AHEAD {
             match self.fill().await {
                 Ok(0) | Err(_) => return,
@@ -115,18 +115,18 @@ impl Channel {
     ///
     /// # Errors
     /// When the message cannot be encoded; then nothing of it is kept.
-    pub fn put(&mut self, message: &PgWireBackendMessage) -> Result<(), PgWireError> {
+    pub(super) fn put(&mut self, message: &PgWireBackendMessage) -> Result<(), PgWireError> {
         let before = self.output.len();
         message.encode(&mut self.output).inspect_err(|_| self.output.truncate(before))
     }
 
     /// Bytes that wait to be written.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.output.len()
     }
 
     /// Writes everything that waits. Dropped half-way, it goes on where it stopped when it is called again.
-    pub async fn flush(&mut self) -> Result<(), ChannelError> {
+    pub(super) async fn flush(&mut self) -> Result<(), ChannelError> {
         while !self.output.is_empty() {
             if self.stream.write_buf(&mut self.output).await? == 0 {
                 return Err(ChannelError::Io(io::ErrorKind::WriteZero.into()));
@@ -137,7 +137,7 @@ impl Channel {
     }
 
     /// Says good-bye to the other side, as TLS wants it.
-    pub async fn close(&mut self) {
+    pub(super) async fn close(&mut self) {
         // Whoever has gone already need not be told.
         let _ = self.stream.shutdown().await;
     }

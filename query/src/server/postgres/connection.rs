@@ -93,18 +93,18 @@ impl Asked {
 
 impl Open {
     /// The columns of its result.
-    pub fn shape(&self) -> &RowShape {
+    pub(super) fn shape(&self) -> &RowShape {
         &self.shape
     }
 
     /// Counts it as it ended.
-    pub fn finish(self, outcome: Outcome) {
+    pub(super) fn finish(self, outcome: Outcome) {
         self.asked.finish(outcome);
     }
 }
 
 impl Connection {
-    pub fn new(
+    pub(super) fn new(
         shared: Arc<Shared>,
         channel: Channel,
         session: Session,
@@ -125,7 +125,7 @@ impl Connection {
     }
 
     /// Answers messages until the client leaves, breaks the protocol, or the server stops.
-    pub async fn serve(mut self) {
+    pub(super) async fn serve(mut self) {
         // Beside the statement a message holds names, formats and the like.
         let limit = self.shared.engine.limits().max_statement_bytes.saturating_add(64 * 1024);
         loop {
@@ -207,7 +207,7 @@ impl Connection {
     }
 
     /// Adds a message to what is written next.
-    pub fn put(&mut self, message: &Backend) -> Result<(), Failure> {
+    pub(super) fn put(&mut self, message: &Backend) -> Result<(), Failure> {
         self.channel.put(message).map_err(|error| Failure::internal(format!("an answer cannot be sent: {error}")))
     }
 
@@ -219,7 +219,7 @@ impl Connection {
     }
 
     /// Says that the next statement may come.
-    pub fn ready(&mut self) -> Result<(), Failure> {
+    pub(super) fn ready(&mut self) -> Result<(), Failure> {
         let status = match self.session.transaction() {
             TransactionState::Idle => TransactionStatus::Idle,
             TransactionState::Open => TransactionStatus::Transaction,
@@ -229,12 +229,12 @@ impl Connection {
     }
 
     /// Says that a command is done.
-    pub fn complete(&mut self, tag: impl Into<String>) -> Result<(), Failure> {
+    pub(super) fn complete(&mut self, tag: impl Into<String>) -> Result<(), Failure> {
         self.put(&Backend::CommandComplete(CommandComplete::new(tag.into())))
     }
 
     /// A context with the session's settings; it is made anew when they have changed.
-    pub fn context(&mut self) -> Result<SessionContext, Failure> {
+    pub(super) fn context(&mut self) -> Result<SessionContext, Failure> {
         let settings = self.session.settings();
         if let Some((made_with, context)) = &self.context
             && Arc::ptr_eq(made_with, settings)
@@ -247,7 +247,7 @@ impl Connection {
     }
 
     /// Makes sure that a failed transaction accepts nothing but its end.
-    pub fn check_transaction(&self, command: &Command) -> Result<(), Failure> {
+    pub(super) fn check_transaction(&self, command: &Command) -> Result<(), Failure> {
         let ends = matches!(command, Command::Commit | Command::Rollback | Command::RollbackToSavepoint);
         if self.session.transaction() == TransactionState::Failed && !ends {
             return Err(Failure::in_failed_transaction());
@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// Counts a statement from now on.
-    pub fn ask(&self, sql: Arc<str>) -> Asked {
+    pub(super) fn ask(&self, sql: Arc<str>) -> Asked {
         Asked {
             timer: self.shared.engine.metrics().start(),
             sql,
@@ -266,12 +266,12 @@ impl Connection {
     }
 
     /// Counts a statement that failed before it ran.
-    pub fn count_failure(&self, sql: &str, failure: &Failure) {
+    pub(super) fn count_failure(&self, sql: &str, failure: &Failure) {
         self.ask(sql.into()).finish(failure.outcome);
     }
 
     /// Begins to run a query.
-    pub async fn open(
+    pub(super) async fn open(
         &mut self,
         budget: Budget,
         statement: Statement,
@@ -304,7 +304,7 @@ impl Connection {
     }
 
     /// Sends up to `max_rows` rows of a query, or all of them if it is zero, as fast as the client reads.
-    pub async fn send_rows(&mut self, open: &mut Open, max_rows: usize) -> Result<Sent, Failure> {
+    pub(super) async fn send_rows(&mut self, open: &mut Open, max_rows: usize) -> Result<Sent, Failure> {
         let most = self.shared.engine.limits().max_rows;
         let mut rows = 0;
         loop {
@@ -332,7 +332,7 @@ impl Connection {
     }
 
     /// Answers a command about the session. What it shows, if anything, is described first if `describe` says so.
-    pub fn control(&mut self, command: Command, formats: &[i16], describe: bool) -> Result<(), Failure> {
+    pub(super) fn control(&mut self, command: Command, formats: &[i16], describe: bool) -> Result<(), Failure> {
         let before = Arc::clone(self.session.settings());
         let tag = match command {
             Command::Query(_) => return Err(Failure::internal("a query was taken for a command")),

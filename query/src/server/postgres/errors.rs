@@ -40,16 +40,16 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Failure { code, message: message.into(), hint: None, fatal: false, outcome: Outcome::Failed }
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    pub fn fatal(mut self) -> Self {
+    pub(super) fn fatal(mut self) -> Self {
         self.fatal = true;
         self
     }
@@ -60,46 +60,46 @@ impl Failure {
     }
 
     /// The client asked for the statement to be cancelled.
-    pub fn cancelled() -> Self {
+    pub(super) fn cancelled() -> Self {
         Failure::new("57014", "canceling statement due to user request").counted_as(Outcome::Cancelled)
     }
 
     /// The statement took longer than it may.
-    pub fn timed_out(timeout: Duration) -> Self {
+    pub(super) fn timed_out(timeout: Duration) -> Self {
         Failure::new("57014", format!("canceling statement due to statement timeout ({timeout:?})"))
             .hint("Ask for a shorter time range or fewer columns.")
             .counted_as(Outcome::TimedOut)
     }
 
     /// The client went away; nobody will read this.
-    pub fn gone() -> Self {
+    pub(super) fn gone() -> Self {
         Failure::new("08006", "the client went away").fatal().counted_as(Outcome::Cancelled)
     }
 
     /// The server stops.
-    pub fn shutting_down() -> Self {
+    pub(super) fn shutting_down() -> Self {
         Failure::new("57P01", "the server is shutting down").fatal().counted_as(Outcome::Cancelled)
     }
 
     /// The statement returns more rows than it may.
-    pub fn too_many_rows(limit: u64) -> Self {
+    pub(super) fn too_many_rows(limit: u64) -> Self {
         Failure::new("54000", format!("the statement returns more than {limit} rows, which is the limit"))
             .hint("Aggregate, add a LIMIT, or ask for a shorter time range.")
             .counted_as(Outcome::Refused)
     }
 
     /// Something that must not happen did, and the server survived it.
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(super) fn internal(message: impl Into<String>) -> Self {
         Failure::new("XX000", message)
     }
 
     /// The transaction has failed and only its end is accepted.
-    pub fn in_failed_transaction() -> Self {
+    pub(super) fn in_failed_transaction() -> Self {
         Failure::new("25P02", "current transaction is aborted, commands ignored until end of transaction block")
     }
 
     /// The message that says so on the wire.
-    pub fn response(&self) -> ErrorResponse {
+    pub(super) fn response(&self) -> ErrorResponse {
         let severity = if self.fatal { "FATAL" } else { "ERROR" };
         let mut info = ErrorInfo::new(severity.to_owned(), self.code.to_owned(), sendable(&self.message));
         info.severity_nonlocalized = Some(severity.to_owned());

@@ -32,7 +32,7 @@ pub(super) struct ParameterType {
 
 impl ParameterType {
     /// A NULL of this parameter's type, to plan with while the value is not known.
-    pub fn null(&self) -> Result<ScalarValue, Failure> {
+    pub(super) fn null(&self) -> Result<ScalarValue, Failure> {
         let data_type = self.engine.clone().or_else(|| natural(&self.postgres, "UTC")).unwrap_or(DataType::Utf8);
         Ok(ScalarValue::try_from(&data_type)?)
     }

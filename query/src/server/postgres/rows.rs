@@ -32,7 +32,7 @@ impl RowShape {
     ///
     /// # Errors
     /// When the number of formats does not fit, or a column has a type that PostgreSQL has no likeness of.
-    pub fn new(schema: &Schema, formats: &[i16], settings: &SessionSettings) -> Result<Self, Failure> {
+    pub(super) fn new(schema: &Schema, formats: &[i16], settings: &SessionSettings) -> Result<Self, Failure> {
         let zone: Arc<str> = settings.time_zone().into();
         let options = Arc::new(format_options(settings));
         let columns: Vec<Arc<Field>> = schema
@@ -68,12 +68,12 @@ impl RowShape {
     }
 
     /// The types of the columns, as the client knows them.
-    pub fn types(&self) -> impl Iterator<Item = &Type> {
+    pub(super) fn types(&self) -> impl Iterator<Item = &Type> {
         self.fields.iter().map(FieldInfo::datatype)
     }
 
     /// The message that describes the columns.
-    pub fn description(&self) -> RowDescription {
+    pub(super) fn description(&self) -> RowDescription {
         RowDescription::new(self.fields.iter().map(FieldDescription::from).collect())
     }
 
@@ -81,7 +81,7 @@ impl RowShape {
     ///
     /// # Errors
     /// When the batch does not have this shape, or a value cannot be converted.
-    pub fn rows(&self, batch: &RecordBatch) -> Result<BatchRows, Failure> {
+    pub(super) fn rows(&self, batch: &RecordBatch) -> Result<BatchRows, Failure> {
         if batch.num_columns() != self.columns.len() {
             return Err(Failure::internal(format!(
                 "the engine gave {} columns where it had announced {}",
@@ -119,7 +119,7 @@ pub(super) struct BatchRows {
 
 impl BatchRows {
     /// The next row, if there is one.
-    pub fn next_row(&mut self) -> Option<Result<DataRow, Failure>> {
+    pub(super) fn next_row(&mut self) -> Option<Result<DataRow, Failure>> {
         if self.next == self.rows {
             return None;
         }

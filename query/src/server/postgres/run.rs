@@ -41,12 +41,12 @@ pub(super) struct Budget {
 
 impl Budget {
     /// A budget that begins now.
-    pub fn new(timeout: Duration, cancel: CancellationToken) -> Self {
+    pub(super) fn new(timeout: Duration, cancel: CancellationToken) -> Self {
         Budget { deadline: Instant::now() + timeout, timeout, cancel }
     }
 
     /// The same deadline, with another token; for a statement that goes on after a pause.
-    pub fn resumed(&self, cancel: CancellationToken) -> Self {
+    pub(super) fn resumed(&self, cancel: CancellationToken) -> Self {
         Budget { cancel, ..self.clone() }
     }
 
@@ -54,7 +54,7 @@ impl Budget {
     ///
     /// # Errors
     /// When one of them comes first.
-    pub async fn keep<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn keep<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(Failure::cancelled()),
@@ -67,7 +67,7 @@ impl Budget {
     ///
     /// # Errors
     /// When one of the three comes first.
-    pub async fn keep_watching<T>(
+    pub(super) async fn keep_watching<T>(
         &self,
         channel: &mut Channel,
         work: impl Future<Output = T>,
@@ -85,7 +85,7 @@ impl Budget {
     ///
     /// # Errors
     /// When the statement is stopped first, or the client is gone.
-    pub async fn flush(&self, channel: &mut Channel) -> Result<(), Failure> {
+    pub(super) async fn flush(&self, channel: &mut Channel) -> Result<(), Failure> {
         Ok(self.keep(channel.flush()).await??)
     }
 }
@@ -128,7 +128,7 @@ impl Running {
     ///
     /// # Errors
     /// When it may not run, cannot be planned, or is stopped.
-    pub async fn start(
+    pub(super) async fn start(
         budget: &Budget,
         channel: &mut Channel,
         admission: &Admission,
@@ -158,7 +158,7 @@ impl Running {
     }
 
     /// The columns of its result.
-    pub fn schema(&self) -> &Schema {
+    pub(super) fn schema(&self) -> &Schema {
         &self.schema
     }
 
@@ -166,7 +166,7 @@ impl Running {
     ///
     /// # Errors
     /// When the query fails or is stopped.
-    pub async fn next(&mut self, budget: &Budget, channel: &mut Channel) -> Result<Option<RecordBatch>, Failure> {
+    pub(super) async fn next(&mut self, budget: &Budget, channel: &mut Channel) -> Result<Option<RecordBatch>, Failure> {
         if let Some(batch) = budget.keep_watching(channel, self.batches.recv()).await? {
             return Ok(Some(batch));
         }

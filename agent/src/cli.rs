@@ -1,0 +1,108 @@
+//! The command line of the agent, the same for `nodescope-agent` and `nodescope agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use nodescope_model::catalogue::Catalogue;
+use nodescope_service::http::{Health, HttpServer};
+use nodescope_service::logs::LogSettings;
+use nodescope_service::settings::Settings;
+use tokio_util::sync::CancellationToken;
+
+use crate::once::{OnceFormat, once};
+use crate::settings::AgentSettings;
+use crate::ticker::chain;
+
+/// Samples this machine and sends the rows to Kafka.
+///
+/// Everything can be set in a file (--config), in the environment (NODESCOPE_AGENT_HOST for agent.host) or, the most
+/// common things, here. `--once` shows what would be sent, and needs no broker.
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Kafka's addresses, with commas between them.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub brokers: Option<String>,
+    /// Folder of the agent's identity and spool.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// Where the host's file system is, for agents in a container.
+    #[arg(long, value_name = "FOLDER")]
+    pub root: Option<PathBuf>,
+    /// Name of this host in every row.
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// Identification code of the platform node this machine belongs to.
+    #[arg(long, value_name = "CODE")]
+    pub node: Option<String>,
+    /// Address of the Prometheus endpoint.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
+    /// Sample once, print it, and end.
+    #[arg(long)]
+    pub once: bool,
+    /// How --once prints.
+    #[arg(long, value_enum, default_value = "table", requires = "once")]
+    pub format: OnceFormat,
+}
+
+/// Runs what the arguments ask for.
+pub fn main(args: &AgentArgs) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            complain(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a program that cannot start")]
+fn complain(message: &str) {
+    eprintln!("{message}");
+}
+
+fn run(args: &AgentArgs) -> Result<(), String> {
+    let mut settings = Settings::load(args.config.as_deref(), std::env::vars());
+    settings.flag("kafka.brokers", args.brokers.as_ref());
+    settings.flag("agent.data_dir", args.data.as_ref().map(|p| p.display()));
+    settings.flag("agent.root", args.root.as_ref().map(|p| p.display()));
+    settings.flag("agent.host", args.host.as_ref());
+    settings.flag("node.id", args.node.as_ref());
+    settings.flag("agent.metrics_address", args.metrics);
+    let logs = LogSettings::read(&mut settings);
+    let catalogue = Arc::new(Catalogue::built_in());
+    let agent = AgentSettings::read(&mut settings, &catalogue);
+    settings.tolerate(&["store", "collector", "query"]);
+    settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
+    if args.once {
+        return once(&agent, &catalogue, args.format, &mut std::io::stdout().lock()).map_err(|e| e.to_string());
+    }
+    logs.start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime cannot start: {error}"))?;
+    runtime.block_on(serve(agent, catalogue))
+}
+
+async fn serve(agent: AgentSettings, catalogue: Arc<Catalogue>) -> Result<(), String> {
+    let health = Health::default();
+    let shutdown = CancellationToken::new();
+    if let Some(address) = agent.metrics_address {
+        let server = HttpServer::bind(address, "metrics (agent.metrics_address)").await.map_err(|e| chain(&e))?;
+        tokio::spawn(server.serve(health.router(), shutdown.clone()));
+    }
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            nodescope_service::stop::asked().await;
+            shutdown.cancel();
+        }
+    });
+    crate::run(agent, catalogue, health, shutdown).await.map_err(|e| chain(&e))
+}

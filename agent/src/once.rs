@@ -1,0 +1,131 @@
+//! `--once`: what this agent would send, for people and for programs, without a broker.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use arrow_cast::pretty::pretty_format_batches;
+use nodescope_model::catalogue::{Catalogue, Table};
+
+use crate::probe::{ProbeError, Tick};
+use crate::settings::AgentSettings;
+use crate::ticker::{self, Place};
+
+/// How it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnceFormat {
+    /// Tables, for people. Columns without a value are left out.
+    Table,
+    /// One JSON object a row, with the table's name in it.
+    Json,
+}
+
+/// Longest wait for all probes together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Samples everything once and writes it. What could not be read is told at the end.
+///
+/// # Errors
+/// When nothing can be written.
+pub fn once(settings: &AgentSettings, catalogue: &Catalogue, format: OnceFormat, out: &mut dyn Write) -> io::Result<()> {
+    let place = Place { node: settings.node.clone(), host: settings.host.clone() };
+    let tick = Tick { ts_micros: ticker::now_us(), first: true };
+    let (sent, received) = channel();
+    let mut waiting: Vec<&'static str> = Vec::new();
+    for mut probe in crate::probes::all(&settings.probes) {
+        let name = probe.table();
+        let Some(table) = catalogue.get(name).filter(|_| !settings.without.iter().any(|w| w == name)).cloned() else { continue };
+        waiting.push(name);
+        let (sent, place) = (sent.clone(), place.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let (batch, result) = ticker::sample(probe.as_mut(), &table, &tick, &place);
+            // Nobody listens any more when this came too late.
+            let _ = sent.send((table, batch, result));
+        })?;
+    }
+    drop(sent);
+    let until = Instant::now() + PATIENCE;
+    let mut sampled: Vec<(Arc<Table>, Option<RecordBatch>, Result<(), ProbeError>)> = Vec::new();
+    loop {
+        match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(answer) => {
+                waiting.retain(|name| *name != answer.0.name);
+                sampled.push(answer);
+            }
+            Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
+        }
+    }
+    sampled.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    for (table, batch, _) in &sampled {
+        if let Some(batch) = batch {
+            match format {
+                OnceFormat::Table => write_table(out, table, batch)?,
+                OnceFormat::Json => write_json(out, table, batch)?,
+            }
+        }
+    }
+    if format == OnceFormat::Table {
+        for (table, _, result) in &sampled {
+            if let Err(error) = result {
+                writeln!(out, "{}: {}", table.name, ticker::chain(error))?;
+            }
+        }
+        for name in waiting {
+            writeln!(out, "{name}: no answer within {} s", PATIENCE.as_secs())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_table(out: &mut dyn Write, table: &Table, batch: &RecordBatch) -> io::Result<()> {
+    use arrow_array::Array;
+    let with_values: Vec<usize> =
+        (3..batch.num_columns()).filter(|at| batch.column(*at).null_count() < batch.num_rows()).collect();
+    let shown = batch.project(&with_values).map_err(io::Error::other)?;
+    writeln!(out, "{} ({} rows): {}", table.name, batch.num_rows(), table.comment)?;
+    writeln!(out, "{}\n", pretty_format_batches(&[shown]).map_err(io::Error::other)?)
+}
+
+fn write_json(out: &mut dyn Write, table: &Table, batch: &RecordBatch) -> io::Result<()> {
+    let mut lines = Vec::new();
+    arrow_json::LineDelimitedWriter::new(&mut lines).write(batch).map_err(io::Error::other)?;
+    for line in lines.split(|b| *b == b'\n').filter(|line| line.len() > 2) {
+        write!(out, "{{\"table\":\"{}\",", table.name)?;
+        out.write_all(&line[1..])?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nodescope_service::settings::Settings;
+
+    use super::*;
+
+    fn text(format: OnceFormat) -> String {
+        let mut settings = Settings::default();
+        settings.flag("agent.root", Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/busy-host")));
+        settings.flag("agent.host", Some("busy"));
+        let catalogue = Catalogue::built_in();
+        let settings = AgentSettings::read(&mut settings, &catalogue);
+        let mut out = Vec::new();
+        once(&settings, &catalogue, format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_recorded_machine_is_shown_whole() {
+        let shown = text(OnceFormat::Table);
+        for part in ["cpu (", "memory (1 rows)", "interface (", "accelerator: "] {
+            assert!(shown.contains(part), "`{part}` is not in:\n{shown}");
+        }
+        let lines = text(OnceFormat::Json);
+        assert!(lines.lines().count() > 20);
+        for line in lines.lines() {
+            assert!(line.starts_with("{\"table\":\"") && line.contains("\"host\":\"busy\"") && line.ends_with('}'), "{line}");
+        }
+    }
+}

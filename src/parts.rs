@@ -1,0 +1,128 @@
+//! The parts one by one: collector, query server, and the embedded broker alone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use nodescope_service::http::{Health, HttpServer};
+use nodescope_service::stop;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
+use crate::settings::{AllSettings, load};
+use crate::{ConfigArgs, block_on, chain, say};
+
+/// Flags of `collector` and `query`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Kafka's addresses, with commas between them.
+    #[arg(long, value_name = "HOST:PORT")]
+    brokers: Option<String>,
+    /// The store: a folder, or s3://bucket/prefix.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+}
+
+impl PartArgs {
+    fn settings(&self) -> Result<AllSettings, String> {
+        let mut settings = load(self.config.config.as_deref());
+        settings.flag("kafka.brokers", self.brokers.as_ref());
+        settings.flag("store.url", self.store.as_ref());
+        AllSettings::read(settings)
+    }
+}
+
+/// A token that is cancelled when the process is asked to stop.
+fn until_asked() -> CancellationToken {
+    let shutdown = CancellationToken::new();
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            stop::asked().await;
+            tracing::info!("asked to stop");
+            shutdown.cancel();
+        }
+    });
+    shutdown
+}
+
+async fn serve_health(address: SocketAddr, purpose: &'static str, shutdown: &CancellationToken) -> Result<Health, String> {
+    let health = Health::default();
+    let server = HttpServer::bind(address, purpose).await.map_err(|e| chain(&e))?;
+    tracing::info!(address = %server.local_addr(), "health and metrics");
+    tokio::spawn(server.serve(health.router(), shutdown.clone()));
+    Ok(health)
+}
+
+/// Runs a collector.
+pub(crate) fn collector(args: &PartArgs) -> Result<(), String> {
+    let settings = args.settings()?;
+    settings.logs.start();
+    block_on(async move {
+        let store = settings.open_store()?;
+        let shutdown = until_asked();
+        let health =
+            serve_health(settings.collector.metrics_address, "metrics (collector.metrics_address)", &shutdown).await?;
+        tracing::info!(store = store.name(), brokers = settings.collector.kafka.brokers, "the collector begins");
+        nodescope_collector::run(settings.collector, store, health, shutdown).await.map_err(|e| chain(&e))
+    })
+}
+
+/// Runs a query server.
+pub(crate) fn query(args: &PartArgs) -> Result<(), String> {
+    let settings = args.settings()?;
+    settings.logs.start();
+    block_on(async move {
+        let store = settings.open_store()?;
+        let shutdown = until_asked();
+        let health = serve_health(settings.query.http_address, "metrics (query.http_address)", &shutdown).await?;
+        let name = store.name().to_owned();
+        let server = nodescope_query::server::open(settings.query, store, &health).await.map_err(|e| chain(&e))?;
+        tracing::info!(store = name, address = %server.local_addr(), "the query server begins");
+        server.serve(shutdown).await;
+        Ok(())
+    })
+}
+
+/// The embedded broker alone: for a small site whose agents are on other machines than its collector, and for tests.
+///
+/// It knows neither users nor TLS: keep it on loopback or on a network of its own. Larger sites run Apache Kafka.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BrokerArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder of its log.
+    #[arg(long, value_name = "FOLDER")]
+    data: PathBuf,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:19092")]
+    address: SocketAddr,
+    /// Host name that clients are told to connect to; the address without it.
+    #[arg(long, value_name = "NAME")]
+    advertised_host: Option<String>,
+}
+
+/// Runs the embedded broker.
+pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
+    let settings = AllSettings::read(load(args.config.config.as_deref()))?;
+    settings.logs.start();
+    let kafka = settings.collector.kafka;
+    let options = BrokerOptions {
+        address: args.address,
+        advertised_host: args.advertised_host.clone(),
+        data_dir: args.data.clone(),
+        cluster_id: "nodescope".to_owned(),
+        topics: vec![BrokerTopic {
+            name: kafka.topic,
+            partitions: kafka.partitions,
+            retention: kafka.retention,
+            next_offsets: Vec::new(),
+        }],
+    };
+    block_on(async move {
+        let broker = EmbeddedBroker::start(options, until_asked()).await.map_err(|e| chain(&e))?;
+        say(&format!("the broker listens on {}", broker.address()));
+        broker.stopped().await.map_err(|e| chain(&e))
+    })
+}

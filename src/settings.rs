@@ -1,0 +1,121 @@
+//! All settings of all parts, read together so that every mistake is told at once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nodescope_agent::AgentSettings;
+use nodescope_collector::CollectorSettings;
+use nodescope_model::catalogue::Catalogue;
+use nodescope_query::settings::QuerySettings;
+use nodescope_service::logs::LogSettings;
+use nodescope_service::node::NodeSettings;
+use nodescope_service::settings::{Described, Settings};
+use nodescope_store::Store;
+use nodescope_store::location::Location;
+
+use crate::chain;
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub(crate) struct AllSettings {
+    pub(crate) logs: LogSettings,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) store: Location,
+    pub(crate) agent: AgentSettings,
+    pub(crate) collector: CollectorSettings,
+    pub(crate) query: QuerySettings,
+}
+
+/// File and environment, before anybody has looked at them.
+pub(crate) fn load(file: Option<&Path>) -> Settings {
+    Settings::load(file, std::env::vars())
+}
+
+impl AllSettings {
+    /// Reads all sections.
+    ///
+    /// # Errors
+    /// All mistakes, one a line.
+    pub(crate) fn read(mut settings: Settings) -> Result<Self, String> {
+        let all = Self::read_noting_mistakes(&mut settings);
+        settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
+        Ok(all)
+    }
+
+    fn read_noting_mistakes(settings: &mut Settings) -> Self {
+        let logs = LogSettings::read(settings);
+        let node = NodeSettings::read(settings);
+        let catalogue = match Catalogue::load(node.catalogue_folder.as_deref()) {
+            Ok(catalogue) => catalogue,
+            Err(errors) => {
+                for mistake in errors.mistakes() {
+                    settings.mistake(format!("node.catalogue_folder: {mistake}"));
+                }
+                Catalogue::built_in()
+            }
+        };
+        let store = settings.get(
+            "store.url",
+            "/var/lib/nodescope/store",
+            "Where rows are kept: a folder, or s3://bucket/prefix with credentials in AWS_… variables.",
+        );
+        let agent = AgentSettings::read(settings, &catalogue);
+        let collector = CollectorSettings::read(settings, &catalogue);
+        let query = QuerySettings::read(settings);
+        if collector.upkeep.grace <= query.limits.statement_timeout {
+            settings.mistake(
+                "collector.grace must be longer than query.statement_timeout: files are deleted so long after they are last needed",
+            );
+        }
+        Self { logs, catalogue: Arc::new(catalogue), store, agent, collector, query }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(crate) fn open_store(&self) -> Result<Store, String> {
+        self.store.open(self.catalogue.clone()).map_err(|e| chain(&e))
+    }
+
+    /// Every setting there is, for the documentation.
+    pub(crate) fn described() -> Vec<Described> {
+        let mut settings = Settings::default();
+        Self::read_noting_mistakes(&mut settings);
+        settings.described().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    /// `docs/configuration.md` says what the programs read. `UPDATE=1` writes it anew.
+    #[test]
+    fn the_page_is_up_to_date() {
+        let mut page = String::from(
+            "# Configuration\n\nOne TOML file serves all programs (`--config FILE`); each reads its own sections. A variable\n\
+             `NODESCOPE_SECTION_KEY` wins over the file, and a flag over both. Lengths of time are written `250ms`, `10s`, `5m`,\n\
+             `1h`, `30d`; sizes `64KiB`, `16MiB`, `2GiB`. `nodescope check --config FILE` tells every mistake at once.\n\n\
+             This page is made from the program: do not edit it.\n",
+        );
+        let mut section = String::new();
+        for setting in AllSettings::described() {
+            let (of, key) = setting.key.split_once('.').unwrap();
+            if of != section {
+                section = of.to_owned();
+                let _ = write!(page, "\n## [{of}]\n\n| Setting | Default | |\n|---|---|---|\n");
+            }
+            let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+            let _ = writeln!(page, "| `{key}` | {default} | {} |", setting.help);
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(written == page, "docs/configuration.md is stale: UPDATE=1 cargo test --bin nodescope the_page");
+    }
+}
