@@ -92,7 +92,7 @@ const RAISE_OFFSET: &str = "update watermark set high = ?4 where coalesce(high, 
 
 /// Where the broker listens, where it keeps its log, and the topics that exist once it has started.
 #[derive(Clone, Debug)]
-pub struct BrokerOptions {
+pub(crate) struct BrokerOptions {
     /// The address to listen on; port 0 takes any free one.
     pub address: SocketAddr,
     /// The host name clients are told to connect to; without it, the address itself.
@@ -107,7 +107,7 @@ pub struct BrokerOptions {
 
 /// One topic of the embedded broker.
 #[derive(Clone, Debug)]
-pub struct BrokerTopic {
+pub(crate) struct BrokerTopic {
     /// The topic's name.
     pub name: String,
     /// Partitions of a topic that does not exist yet; an existing one keeps what it has.
@@ -121,7 +121,7 @@ pub struct BrokerTopic {
 
 /// Why the broker did not start, or ended.
 #[derive(Debug, Error)]
-pub enum BrokerError {
+pub(crate) enum BrokerError {
     /// The data directory cannot be created or opened.
     #[error("the broker's directory {} cannot be used", .directory.display())]
     DirectoryUnusable {
@@ -189,7 +189,7 @@ pub enum BrokerError {
 
 /// What the broker refused and survived, since it started.
 #[derive(Debug, Default)]
-pub struct BrokerCounters {
+pub(crate) struct BrokerCounters {
     storage_restarts: AtomicU64,
     connections_refused: AtomicU64,
 }
@@ -197,20 +197,20 @@ pub struct BrokerCounters {
 impl BrokerCounters {
     /// How often tansu's storage task died and was opened again.
     #[must_use]
-    pub fn storage_restarts(&self) -> u64 {
+    pub(crate) fn storage_restarts(&self) -> u64 {
         self.storage_restarts.load(Ordering::Relaxed)
     }
 
     /// Connections closed at once: too many were open, or the system had no descriptor left.
     #[must_use]
-    pub fn connections_refused(&self) -> u64 {
+    pub(crate) fn connections_refused(&self) -> u64 {
         self.connections_refused.load(Ordering::Relaxed)
     }
 }
 
 /// A running broker. It stops when the token it was started with is cancelled, or when this is dropped.
 #[derive(Debug)]
-pub struct EmbeddedBroker {
+pub(crate) struct EmbeddedBroker {
     address: SocketAddr,
     counters: Arc<BrokerCounters>,
     finished: oneshot::Receiver<Result<(), BrokerError>>,
@@ -222,7 +222,7 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// When the directory, the address or the database cannot be used; see [`BrokerError`].
-    pub async fn start(options: BrokerOptions, shutdown: CancellationToken) -> Result<Self, BrokerError> {
+    pub(crate) async fn start(options: BrokerOptions, shutdown: CancellationToken) -> Result<Self, BrokerError> {
         let token = shutdown.child_token();
         let counters = Arc::new(BrokerCounters::default());
         let (ready_sender, ready) = oneshot::channel();
@@ -251,13 +251,13 @@ impl EmbeddedBroker {
 
     /// The address the broker listens on, with the real port.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// What the broker refused and survived so far.
     #[must_use]
-    pub fn counters(&self) -> Arc<BrokerCounters> {
+    pub(crate) fn counters(&self) -> Arc<BrokerCounters> {
         Arc::clone(&self.counters)
     }
 
@@ -265,7 +265,7 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// When it did not stop because it was asked to; see [`BrokerError`].
-    pub async fn stopped(self) -> Result<(), BrokerError> {
+    pub(crate) async fn stopped(self) -> Result<(), BrokerError> {
         let Self { finished, stop, .. } = self;
         let result = finished.await.unwrap_or(Err(BrokerError::Panicked));
         drop(stop);

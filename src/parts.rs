@@ -79,7 +79,8 @@ pub(crate) fn query(args: &PartArgs) -> Result<(), String> {
         let health = serve_health(settings.query.http_address, "metrics (query.http_address)", &shutdown).await?;
         let name = store.name().to_owned();
         let server = nodescope_query::server::open(settings.query, store, &health).await.map_err(|e| chain(&e))?;
-        tracing::info!(store = name, address = %server.local_addr(), "the query server begins");
+        say(&format!("the query server listens on {}", server.local_addr()));
+        tracing::info!(store = name, "the query server begins");
         server.serve(shutdown).await;
         Ok(())
     })

@@ -97,6 +97,24 @@ pub enum PublisherError {
     Thread(#[source] std::io::Error),
 }
 
+/// How the client library is set up to send records.
+pub fn producer_config(kafka: &KafkaSettings) -> rdkafka::ClientConfig {
+    let mut config = topic::client_config(kafka, "nodescope-agent");
+    config
+        .set("acks", "all")
+        // Records are numbered by us, and duplicates dropped by the collector.
+        .set("enable.idempotence", "false")
+        .set("compression.type", "zstd")
+        .set("compression.level", "1")
+        .set("linger.ms", "5")
+        .set("message.timeout.ms", GIVE_BACK)
+        .set("queue.buffering.max.messages", "10000")
+        .set("queue.buffering.max.kbytes", "65536")
+        .set("partitioner", "murmur2_random")
+        .set("allow.auto.create.topics", "false");
+    config
+}
+
 /// Rows to be sent.
 struct Sampled {
     table: Arc<Table>,
@@ -143,20 +161,8 @@ impl Publisher {
     ) -> Result<Self, PublisherError> {
         let spool = Spool::open(&options.spool, &options.agent, options.limits)?;
         let outcomes = Outcomes::default();
-        let producer: BaseProducer<Outcomes> = topic::client_config(&options.kafka, "nodescope-agent")
-            .set("acks", "all")
-            // Records are numbered by us, and duplicates dropped by the collector.
-            .set("enable.idempotence", "false")
-            .set("compression.type", "zstd")
-            .set("compression.level", "1")
-            .set("linger.ms", "5")
-            .set("message.timeout.ms", GIVE_BACK)
-            .set("queue.buffering.max.messages", "10000")
-            .set("queue.buffering.max.kbytes", "65536")
-            .set("partitioner", "murmur2_random")
-            .set("allow.auto.create.topics", "false")
-            .create_with_context(outcomes.clone())
-            .map_err(PublisherError::Configuration)?;
+        let producer: BaseProducer<Outcomes> =
+            producer_config(&options.kafka).create_with_context(outcomes.clone()).map_err(PublisherError::Configuration)?;
         let (offered, rows) = sync_channel(QUEUE);
         let facts = Arc::new(Mutex::new(PublisherFacts::default()));
         let stop = stop.child_token();

@@ -39,7 +39,7 @@ impl CounterFunction {
         Self { measure, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
-    fn samples(&self, args: &AccumulatorArgs, slides: bool) -> Result<Box<dyn Accumulator>> {
+    fn samples(&self, args: &AccumulatorArgs<'_>, slides: bool) -> Result<Box<dyn Accumulator>> {
         Ok(match args.expr_fields[0].data_type() {
             DataType::Int64 => Box::new(Samples::<i64>::new(self.measure, slides)),
             DataType::UInt64 => Box::new(Samples::<u64>::new(self.measure, slides)),
