@@ -45,7 +45,7 @@ enum What {
 }
 
 /// What all commands that read a configuration have in common.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct ConfigArgs {
     /// Configuration file (TOML). Every setting can also be given as a variable: NODESCOPE_KAFKA_BROKERS for
     /// kafka.brokers.

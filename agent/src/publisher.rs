@@ -112,6 +112,10 @@ pub fn producer_config(kafka: &KafkaSettings) -> rdkafka::ClientConfig {
         .set("queue.buffering.max.kbytes", "65536")
         .set("partitioner", "murmur2_random")
         .set("allow.auto.create.topics", "false");
+    // Whoever sets a property by name means it.
+    for (name, value) in kafka.properties() {
+        config.set(name, value);
+    }
     config
 }
 

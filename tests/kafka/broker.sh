@@ -6,15 +6,15 @@
 #   broker.sh stop DIR         SIGTERM, and wait until it has ended
 #   broker.sh kill DIR         SIGKILL, and wait until it is gone; what it had acknowledged is in DIR
 #
-# The jars live in $NODESCOPE_KAFKA_HOME, by default ${XDG_CACHE_HOME:-$HOME/.cache}/nodescope/kafka. Where they come
+# The jars live in $NODESCOPE_TEST_KAFKA_HOME, by default ${XDG_CACHE_HOME:-$HOME/.cache}/nodescope/kafka. Where they come
 # from is Maven's business (its settings name the repository). The broker flushes as Apache Kafka does by default,
 # which is to say when the system likes: a killed broker keeps everything, a machine without power may not.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-home=${NODESCOPE_KAFKA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/nodescope/kafka}
-start_timeout=${NODESCOPE_KAFKA_START_TIMEOUT:-90} # seconds
-stop_timeout=${NODESCOPE_KAFKA_STOP_TIMEOUT:-60}   # seconds
+home=${NODESCOPE_TEST_KAFKA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/nodescope/kafka}
+start_timeout=${NODESCOPE_TEST_KAFKA_START_TIMEOUT:-90} # seconds
+stop_timeout=${NODESCOPE_TEST_KAFKA_STOP_TIMEOUT:-60}   # seconds
 
 fail() {
   echo "broker.sh: $*" >&2
