@@ -1,4 +1,5 @@
 //! An engine over an empty store in memory.
+#![allow(unreachable_pub, reason = "a module of tests")]
 
 use std::sync::Arc;
 
