@@ -90,11 +90,19 @@ async fn every_panel_has_an_answer() {
 
     let mut variables = BTreeMap::new();
     for variable in &dashboard.variables {
-        let sql = window(Duration::from_secs(1), &variables).expand(&variable.sql).expect("a variable's query expands");
-        let rows = ask(&client, &sql).await.unwrap_or_else(|error| panic!("${}: {error}", variable.name));
-        let value =
-            rows.first().and_then(|row| row.get(0)).unwrap_or_else(|| panic!("${} has no value", variable.name));
-        variables.insert(variable.name.clone(), value.to_owned());
+        let began = Instant::now();
+        let value = loop {
+            // Anew each time: the window ends now.
+            let sql =
+                window(Duration::from_secs(1), &variables).expand(&variable.sql).expect("a variable's query expands");
+            let rows = ask(&client, &sql).await.unwrap_or_else(|error| panic!("${}: {error}", variable.name));
+            match rows.first().and_then(|row| row.get(0)) {
+                Some(value) => break value.to_owned(),
+                None if began.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(200)).await,
+                None => panic!("${} has no value", variable.name),
+            }
+        };
+        variables.insert(variable.name.clone(), value);
     }
 
     // The panels wait for the same second samples, so one deadline serves them all.
