@@ -51,8 +51,10 @@ async fn whatever_is_killed_every_row_is_there_once() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let mut apache = Apache { folder: folder.path().join("apache"), port: free_port().port() };
+    let port = free_port().port();
+    // Dropped in the opposite order: the broker must be gone before its folder is.
+    let site = support::Site::new(folder, format!("127.0.0.1:{port}"), &RESTLESS);
+    let mut apache = Apache { folder: site.folder.path().join("apache"), port };
     apache.start();
-    let site = support::Site::new(folder, format!("127.0.0.1:{}", apache.port), &RESTLESS);
     killing::run(&site, &mut apache, KILLS, 12).await;
 }

@@ -69,6 +69,10 @@ answers() { # PORT
   (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
+is_free() { # PORT
+  ! answers "$1"
+}
+
 # Waits for a condition, looking ten times a second.
 until_true() { # SECONDS COMMAND...
   local deadline=$((SECONDS + $1))
@@ -120,7 +124,8 @@ start() { # DIR PORT
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
   ! alive "$dir" || fail "a broker is already running in $dir (pid $(<"$dir/pid"))"
-  ! answers "$port" || fail "port $port is taken"
+  # The threads of a broker that was just killed may hold its port for a moment longer.
+  until_true 10 is_free "$port" || fail "port $port is taken"
 
   # The controller's address is not part of the stored state, so each start may take another port.
   controller=$(free_port)
@@ -149,15 +154,18 @@ start() { # DIR PORT
   fi
 }
 
-dead() { # DIR
-  ! alive "$1"
+# Gone, or a zombie: a process that was killed loses its command line before it loses its port.
+gone() { # PID
+  [[ ! -r /proc/$1/stat || $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) =~ ^(Z|X|$) ]]
 }
 
 end() { # DIR SIGNAL
   local dir=$1 signal=$2
   if alive "$dir"; then
-    kill -s "$signal" "$(<"$dir/pid")"
-    until_true "$stop_timeout" dead "$dir" || fail "the broker in $dir is still there $stop_timeout s after SIG$signal"
+    local pid
+    pid=$(<"$dir/pid")
+    kill -s "$signal" "$pid"
+    until_true "$stop_timeout" gone "$pid" || fail "the broker in $dir is still there $stop_timeout s after SIG$signal"
   fi
   rm -f "$dir/pid"
 }

@@ -5,9 +5,15 @@ use std::path::Path;
 
 use super::Process;
 
-/// A port that is free now.
+/// A port that is free now, and below those the system gives to clients: a client that tries again and again to reach
+/// a broker that is gone may be given the broker's own port, and then finds itself.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..30_000)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Starts it, and waits until it listens.
