@@ -32,6 +32,7 @@
 //!   every client unanswered, which is why storage is watched and opened again here. It takes `panic = "unwind"`.
 //! - There is no authentication, and a request may claim any size: keep it on loopback.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -41,6 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use nodescope_service::http::MoreMetrics;
 use rama::{Context, Service};
 use tansu_broker::coordinator::group::administrator::Controller;
 use tansu_broker::service::services;
@@ -196,15 +198,29 @@ pub(crate) struct BrokerCounters {
 
 impl BrokerCounters {
     /// How often tansu's storage task died and was opened again.
-    #[must_use]
-    pub(crate) fn storage_restarts(&self) -> u64 {
+    fn storage_restarts(&self) -> u64 {
         self.storage_restarts.load(Ordering::Relaxed)
     }
 
     /// Connections closed at once: too many were open, or the system had no descriptor left.
-    #[must_use]
-    pub(crate) fn connections_refused(&self) -> u64 {
+    fn connections_refused(&self) -> u64 {
         self.connections_refused.load(Ordering::Relaxed)
+    }
+
+    /// Both, as Prometheus reads them.
+    fn render(&self, out: &mut String) {
+        for (name, help, value) in [
+            (
+                "storage_restarts",
+                "Times the embedded broker's storage died and was opened again",
+                self.storage_restarts(),
+            ),
+            ("refused_connections", "Connections closed at once: too many were open", self.connections_refused()),
+        ] {
+            let name = format!("nodescope_broker_{name}");
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "# HELP {name} {help}.\n# TYPE {name} counter\n{name}_total {value}");
+        }
     }
 }
 
@@ -255,10 +271,10 @@ impl EmbeddedBroker {
         self.address
     }
 
-    /// What the broker refused and survived so far.
-    #[must_use]
-    pub(crate) fn counters(&self) -> Arc<BrokerCounters> {
-        Arc::clone(&self.counters)
+    /// What the broker refused and survived so far, for `/metrics`.
+    pub(crate) fn metrics(&self) -> MoreMetrics {
+        let counters = Arc::clone(&self.counters);
+        Arc::new(move |out| counters.render(out))
     }
 
     /// Waits until the broker has stopped, its threads ended and its database closed.
@@ -356,8 +372,7 @@ fn advertised_url(options: &BrokerOptions, address: SocketAddr) -> Result<Url, B
         (None, SocketAddr::V4(address)) => address.ip().to_string(),
         (None, SocketAddr::V6(address)) => format!("[{}]", address.ip()),
     };
-    Url::parse(&format!("tcp://{host}:{}", address.port()))
-        .map_err(|source| BrokerError::HostUnusable { host, source })
+    Url::parse(&format!("tcp://{host}:{}", address.port())).map_err(|source| BrokerError::HostUnusable { host, source })
 }
 
 /// Opens the database, with the index tansu lacks and every topic as asked for.

@@ -34,7 +34,12 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
     let kafka = settings.collector.kafka.clone();
     match topic::partitions(&kafka) {
         Ok(Some(partitions)) => {
-            say(&format!("kafka          {} answers; topic {} has {} partitions", kafka.brokers, kafka.topic, partitions.len()));
+            say(&format!(
+                "kafka          {} answers; topic {} has {} partitions",
+                kafka.brokers,
+                kafka.topic,
+                partitions.len()
+            ));
         }
         Ok(None) => say(&format!(
             "kafka          {} answers; topic {} is not there yet and will be created with {} partitions",

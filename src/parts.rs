@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nodescope_service::http::{Health, HttpServer};
 use nodescope_service::stop;
+use nodescope_store::location::Location;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
@@ -47,7 +48,11 @@ fn until_asked() -> CancellationToken {
     shutdown
 }
 
-async fn serve_health(address: SocketAddr, purpose: &'static str, shutdown: &CancellationToken) -> Result<Health, String> {
+async fn serve_health(
+    address: SocketAddr,
+    purpose: &'static str,
+    shutdown: &CancellationToken,
+) -> Result<Health, String> {
     let health = Health::default();
     let server = HttpServer::bind(address, purpose).await.map_err(|e| chain(&e))?;
     tracing::info!(address = %server.local_addr(), "health and metrics");
@@ -99,6 +104,10 @@ pub(crate) struct BrokerArgs {
     /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:19092")]
     address: SocketAddr,
+    /// The collector's store: no record gets an offset below where the store stands, even when a power cut has made the
+    /// broker forget its last records.
+    #[arg(long, value_name = "URL")]
+    store: Option<Location>,
     /// Host name that clients are told to connect to; the address without it.
     #[arg(long, value_name = "NAME")]
     advertised_host: Option<String>,
@@ -108,8 +117,9 @@ pub(crate) struct BrokerArgs {
 pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
     let settings = AllSettings::read(load(args.config.config.as_deref()))?;
     settings.logs.start();
+    let store = args.store.as_ref().map(|s| s.open(settings.catalogue.clone())).transpose().map_err(|e| chain(&e))?;
     let kafka = settings.collector.kafka;
-    let options = BrokerOptions {
+    let mut options = BrokerOptions {
         address: args.address,
         advertised_host: args.advertised_host.clone(),
         data_dir: args.data.clone(),
@@ -122,6 +132,11 @@ pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
         }],
     };
     block_on(async move {
+        if let Some(store) = &store {
+            for topic in &mut options.topics {
+                topic.next_offsets = crate::up::positions(store, &topic.name).await?;
+            }
+        }
         let broker = EmbeddedBroker::start(options, until_asked()).await.map_err(|e| chain(&e))?;
         say(&format!("the broker listens on {}", broker.address()));
         broker.stopped().await.map_err(|e| chain(&e))

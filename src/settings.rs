@@ -9,7 +9,7 @@ use nodescope_model::catalogue::Catalogue;
 use nodescope_query::settings::QuerySettings;
 use nodescope_service::logs::LogSettings;
 use nodescope_service::node::NodeSettings;
-use nodescope_service::settings::{Described, Settings};
+use nodescope_service::settings::Settings;
 use nodescope_store::Store;
 use nodescope_store::location::Location;
 
@@ -77,13 +77,6 @@ impl AllSettings {
     pub(crate) fn open_store(&self) -> Result<Store, String> {
         self.store.open(self.catalogue.clone()).map_err(|e| chain(&e))
     }
-
-    /// Every setting there is, for the documentation.
-    pub(crate) fn described() -> Vec<Described> {
-        let mut settings = Settings::default();
-        Self::read_noting_mistakes(&mut settings);
-        settings.described().to_vec()
-    }
 }
 
 #[cfg(test)]
@@ -102,7 +95,9 @@ mod tests {
              This page is made from the program: do not edit it.\n",
         );
         let mut section = String::new();
-        for setting in AllSettings::described() {
+        let mut settings = Settings::default();
+        AllSettings::read_noting_mistakes(&mut settings);
+        for setting in settings.described() {
             let (of, key) = setting.key.split_once('.').unwrap();
             if of != section {
                 section = of.to_owned();

@@ -70,7 +70,10 @@ pub(crate) async fn connect(server: &str) -> Result<Client, String> {
     };
     let shown = server.rsplit('@').next().unwrap_or(server);
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.map_err(|error| {
-        format!("no answer from {shown}: {}\nIs `nodescope up` running? Another server is named with --server.", chain(&error))
+        format!(
+            "no answer from {shown}: {}\nIs `nodescope up` running? Another server is named with --server.",
+            chain(&error)
+        )
     })?;
     // It ends with the client, or with an error that the client's next question gets too.
     tokio::spawn(connection);
@@ -162,7 +165,8 @@ impl Columns {
             .collect::<Result<_, _>>()
             .map_err(|e| format!("the answer cannot be read: {e}"))?;
         self.rows = 0;
-        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(columns.first().map_or(0, arrow_array::Array::len)));
+        let options = arrow_array::RecordBatchOptions::new()
+            .with_row_count(Some(columns.first().map_or(0, arrow_array::Array::len)));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|e| e.to_string())
     }
 }
@@ -210,8 +214,9 @@ impl Out {
             Self::Table(schema, batches) => {
                 let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
                 let batches = if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches };
-                let table = pretty_format_batches_with_options(&batches, &arrow_cast::display::FormatOptions::default())
-                    .map_err(|e| e.to_string())?;
+                let table =
+                    pretty_format_batches_with_options(&batches, &arrow_cast::display::FormatOptions::default())
+                        .map_err(|e| e.to_string())?;
                 say(&format!("{table}\n{rows} row{}", if rows == 1 { "" } else { "s" }));
                 Ok(())
             }

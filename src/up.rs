@@ -115,6 +115,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     .await
     .map_err(|e| chain(&e))?;
     shown.broker = broker.address();
+    health.add_metrics(broker.metrics());
     for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka] {
         kafka.brokers = broker.address().to_string();
     }
@@ -126,19 +127,17 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     }
     let mut doors = tokio::spawn(server.serve(stop_doors.clone()));
     let (stop_collector, stop_agent) = (CancellationToken::new(), CancellationToken::new());
-    let mut collector = tokio::spawn(nodescope_collector::run(
-        settings.collector,
-        store,
-        health.clone(),
-        stop_collector.clone(),
-    ));
+    let mut collector =
+        tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
     let mut agent =
         tokio::spawn(nodescope_agent::run(settings.agent, settings.catalogue, health.clone(), stop_agent.clone()));
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));
 
+    let mut broker_ended = std::pin::pin!(broker.stopped());
     let broken = tokio::select! {
         () = stop::asked() => None,
+        ended = &mut broker_ended => return Err(format!("the embedded broker ended: {ended:?}")),
         ended = &mut agent => Some(ended_early("the agent", ended)),
         ended = &mut collector => Some(ended_early("the collector", ended)),
         ended = &mut doors => Some(format!("the query server ended by itself: {ended:?}")),
@@ -154,14 +153,11 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     }
     stop_doors.cancel();
     stop_broker.cancel();
-    broker.stopped().await.map_err(|e| chain(&e))?;
+    broker_ended.await.map_err(|e| chain(&e))?;
     broken.map_or(Ok(()), Err)
 }
 
-fn ended_early<E: std::error::Error>(
-    what: &str,
-    ended: Result<Result<(), E>, tokio::task::JoinError>,
-) -> String {
+fn ended_early<E: std::error::Error>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String {
     match ended {
         Ok(Ok(())) => format!("{what} ended by itself"),
         Ok(Err(error)) => format!("{what} ended: {}", chain(&error)),
@@ -178,7 +174,7 @@ async fn finish<E: std::error::Error>(what: &str, task: JoinHandle<Result<(), E>
 }
 
 /// Where the store stands, by partition: the broker must not give out offsets below.
-async fn positions(store: &Store, topic: &str) -> Result<Vec<(i32, i64)>, String> {
+pub(crate) async fn positions(store: &Store, topic: &str) -> Result<Vec<(i32, i64)>, String> {
     let mut positions = Vec::new();
     for partition in store.list_partitions().await.map_err(|e| chain(&e))?.into_keys().filter(|p| p.topic == topic) {
         let recovered = store.recover(&partition).await.map_err(|e| chain(&e))?;

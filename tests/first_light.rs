@@ -27,8 +27,12 @@ async fn rows_of_this_machine_are_there_within_seconds_and_kept() {
     assert!(number(&client, sane).await > Some(0));
     // All programs at once, as a dashboard has them: the rate of a counter over what is hot.
     until(&client, "select count(distinct ts) from cpu where cpu = 'all'", |ticks| ticks >= 3).await;
-    let busy = "select (rate(user_seconds + system_seconds + idle_seconds, ts) * 1000)::bigint from cpu where cpu = 'all'";
-    assert!(number(&client, busy).await.is_some_and(|rate| rate > 100), "CPUs do something or nothing, but for some time");
+    let busy =
+        "select (rate(user_seconds + system_seconds + idle_seconds, ts) * 1000)::bigint from cpu where cpu = 'all'";
+    assert!(
+        number(&client, busy).await.is_some_and(|rate| rate > 100),
+        "CPUs do something or nothing, but for some time"
+    );
     assert_eq!(number(&client, "select count(*) from quarantine").await, Some(0));
 
     // Ctrl-C, and again: the history is there.
@@ -52,7 +56,10 @@ async fn rows_of_this_machine_are_there_within_seconds_and_kept() {
     let (ok, table, error) = ask("table", sql);
     assert!(ok && table.contains("| host") && table.contains("1 row"), "{table}{error}");
     let (ok, csv, error) = ask("csv", sql);
-    assert!(ok && csv.starts_with("host,total_bytes,ts,half,yes,nothing\n") && csv.lines().count() == 2, "{csv}{error}");
+    assert!(
+        ok && csv.starts_with("host,total_bytes,ts,half,yes,nothing\n") && csv.lines().count() == 2,
+        "{csv}{error}"
+    );
     let (ok, json, error) = ask("json", sql);
     assert!(ok && json.contains("\"half\":1.5") && json.contains("\"yes\":true"), "{json}{error}");
     let (ok, _, error) = ask("arrow", sql);
@@ -75,7 +82,9 @@ fn check_tells_every_mistake_at_once() {
     .expect("written");
     let (ok, _, error) = nodescope(&["check", "--config", &file.display().to_string()]);
     assert!(!ok);
-    for part in ["kafka.broker", "kafka.brokers", "kafka.topic", "store.url", "agent.interval", "query.postgres_address"] {
+    for part in
+        ["kafka.broker", "kafka.brokers", "kafka.topic", "store.url", "agent.interval", "query.postgres_address"]
+    {
         assert!(error.contains(part), "`{part}` is not in:\n{error}");
     }
 }

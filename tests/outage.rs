@@ -14,13 +14,17 @@ async fn an_outage_loses_nothing_and_live_data_comes_first() {
     let folder = tempfile::tempdir().expect("a folder");
     let address = embedded::free_port();
     let mut broker = embedded::start(folder.path(), address);
-    let site = Site::new(folder, address.to_string(), &[
-        ("NODESCOPE_KAFKA_PROPERTIES", "message.timeout.ms=1000,reconnect.backoff.max.ms=200"),
-        ("NODESCOPE_AGENT_QUEUE_SIZE", "64KiB"),
-        ("NODESCOPE_AGENT_BACKLOG_RATE", "100"),
-        ("NODESCOPE_AGENT_BACKLOG_JITTER", "1s"),
-        ("NODESCOPE_COLLECTOR_SEGMENT_EVERY", "100ms"),
-    ]);
+    let site = Site::new(
+        folder,
+        address.to_string(),
+        &[
+            ("NODESCOPE_KAFKA_PROPERTIES", "message.timeout.ms=1000,reconnect.backoff.max.ms=200"),
+            ("NODESCOPE_AGENT_QUEUE_SIZE", "64KiB"),
+            ("NODESCOPE_AGENT_BACKLOG_RATE", "100"),
+            ("NODESCOPE_AGENT_BACKLOG_JITTER", "1s"),
+            ("NODESCOPE_COLLECTOR_SEGMENT_EVERY", "100ms"),
+        ],
+    );
     let mut source = site.source();
     let _collector = site.collector();
     let (_query, query) = site.query();
@@ -43,7 +47,10 @@ async fn an_outage_loses_nothing_and_live_data_comes_first() {
     until(&client, "select max(number) from known", |newest| newest > since + 100).await;
     let back = format!("select count(*) from known where number <= {since}");
     let at_return = number(&client, &back).await.expect("a count");
-    assert!(at_return < i64::try_from(during).expect("it fits") - 500, "the backlog came first: {at_return} of {during}");
+    assert!(
+        at_return < i64::try_from(during).expect("it fits") - 500,
+        "the backlog came first: {at_return} of {during}"
+    );
 
     until(&client, &back, |rows| usize::try_from(rows).is_ok_and(|rows| rows >= during)).await;
     drop(source.stdin());

@@ -37,7 +37,11 @@ impl AgentMetrics {
         // `nodescope_agent_…` without a further word is the table `agent`.
         let r = registry.sub_registry_with_prefix("nodescope_agent_publisher");
         r.register("rows", "Rows taken into the spool", m.rows.clone());
-        r.register("dropped_rows", "Rows dropped before the spool: it has not answered for a long time", m.rows_dropped.clone());
+        r.register(
+            "dropped_rows",
+            "Rows dropped before the spool: it has not answered for a long time",
+            m.rows_dropped.clone(),
+        );
         r.register("sent_records", "Records handed to the Kafka client, each attempt counted", m.sent.clone());
         r.register("acknowledged_records", "Records the broker has acknowledged", m.acknowledged.clone());
         r.register("retried_records", "Attempts the broker did not acknowledge", m.retried.clone());
@@ -45,8 +49,17 @@ impl AgentMetrics {
         r.register("sync_failures", "Times the spool could not be made durable", m.sync_failures.clone());
         r.register_with_unit("spool", "Size of the spool on disk", Unit::Bytes, m.spool_bytes.clone());
         r.register("spool_records", "Records that wait for the broker's acknowledgement", m.spool_records.clone());
-        r.register_with_unit("spool_oldest", "Age of the oldest record that waits", Unit::Seconds, m.spool_oldest.clone());
-        r.register("spool_damaged", "Torn or damaged stretches of the spool cut off in this run", m.spool_damaged.clone());
+        r.register_with_unit(
+            "spool_oldest",
+            "Age of the oldest record that waits",
+            Unit::Seconds,
+            m.spool_oldest.clone(),
+        );
+        r.register(
+            "spool_damaged",
+            "Torn or damaged stretches of the spool cut off in this run",
+            m.spool_damaged.clone(),
+        );
         r.register("spool_refused", "Writes to the spool that the disk refused in this run", m.spool_refused.clone());
         m
     }

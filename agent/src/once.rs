@@ -29,14 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When nothing can be written.
-pub fn once(settings: &AgentSettings, catalogue: &Catalogue, format: OnceFormat, out: &mut dyn Write) -> io::Result<()> {
+pub fn once(
+    settings: &AgentSettings,
+    catalogue: &Catalogue,
+    format: OnceFormat,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let place = Place { node: settings.node.clone(), host: settings.host.clone() };
     let tick = Tick { ts_micros: ticker::now_us(), first: true };
     let (sent, received) = channel();
     let mut waiting: Vec<&'static str> = Vec::new();
     for mut probe in crate::probes::all(&settings.probes) {
         let name = probe.table();
-        let Some(table) = catalogue.get(name).filter(|_| !settings.without.iter().any(|w| w == name)).cloned() else { continue };
+        let Some(table) = catalogue.get(name).filter(|_| !settings.without.iter().any(|w| w == name)).cloned() else {
+            continue;
+        };
         waiting.push(name);
         let (sent, place) = (sent.clone(), place.clone());
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -125,7 +132,10 @@ mod tests {
         let lines = text(OnceFormat::Json);
         assert!(lines.lines().count() > 20);
         for line in lines.lines() {
-            assert!(line.starts_with("{\"table\":\"") && line.contains("\"host\":\"busy\"") && line.ends_with('}'), "{line}");
+            assert!(
+                line.starts_with("{\"table\":\"") && line.contains("\"host\":\"busy\"") && line.ends_with('}'),
+                "{line}"
+            );
         }
     }
 }

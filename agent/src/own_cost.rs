@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn every_probe_has_a_row_and_the_whole_has_one() {
-        let facts = vec![ProbeFacts::new("cpu", Duration::from_secs(1)), ProbeFacts::new("disk", Duration::from_secs(1))];
+        let facts =
+            vec![ProbeFacts::new("cpu", Duration::from_secs(1)), ProbeFacts::new("disk", Duration::from_secs(1))];
         let batch = sample_once(&mut OwnCost::new(facts, Some(Arc::default())));
         assert_eq!(texts(&batch, "probe"), [Some("cpu"), Some("disk"), Some("all")]);
         assert_eq!(ints(&batch, "samples"), [Some(0), Some(0), None]);

@@ -165,8 +165,9 @@ impl Publisher {
     ) -> Result<Self, PublisherError> {
         let spool = Spool::open(&options.spool, &options.agent, options.limits)?;
         let outcomes = Outcomes::default();
-        let producer: BaseProducer<Outcomes> =
-            producer_config(&options.kafka).create_with_context(outcomes.clone()).map_err(PublisherError::Configuration)?;
+        let producer: BaseProducer<Outcomes> = producer_config(&options.kafka)
+            .create_with_context(outcomes.clone())
+            .map_err(PublisherError::Configuration)?;
         let (offered, rows) = sync_channel(QUEUE);
         let facts = Arc::new(Mutex::new(PublisherFacts::default()));
         let stop = stop.child_token();

@@ -67,18 +67,32 @@ impl AgentSettings {
         if interval.is_zero() || interval.as_micros() % 1_000_000 != 0 {
             settings.mistake("agent.interval: whole seconds, at least 1s");
         }
-        let per_cpu_every = settings.duration("agent.per_cpu_interval", "10s", "How often single CPUs are sampled beside their total.");
-        let top_processes = settings.get("agent.top_processes", "10", "Processes listed: so many by CPU and so many by memory.");
+        let per_cpu_every =
+            settings.duration("agent.per_cpu_interval", "10s", "How often single CPUs are sampled beside their total.");
+        let top_processes =
+            settings.get("agent.top_processes", "10", "Processes listed: so many by CPU and so many by memory.");
         let spool = SpoolLimits {
-            bytes: settings.bytes("agent.spool_size", "512MiB", "Size of the spool at the most. Beyond it the oldest records go, and `loss` says which."),
+            bytes: settings.bytes(
+                "agent.spool_size",
+                "512MiB",
+                "Size of the spool at the most. Beyond it the oldest records go, and `loss` says which.",
+            ),
             age: settings.duration("agent.spool_age", "7d", "Records older than this go as well."),
-            queue_bytes: usize::try_from(settings.bytes("agent.queue_size", "2MiB", "New records held in memory, ready to be sent."))
-                .unwrap_or(usize::MAX),
+            queue_bytes: usize::try_from(settings.bytes(
+                "agent.queue_size",
+                "2MiB",
+                "New records held in memory, ready to be sent.",
+            ))
+            .unwrap_or(usize::MAX),
         };
         if spool.bytes < 16 << 20 {
             settings.mistake("agent.spool_size: at least 16MiB");
         }
-        let backlog_rate: u32 = settings.get("agent.backlog_rate", "500", "Records of the backlog sent in a second, after an outage, beside live ones.");
+        let backlog_rate: u32 = settings.get(
+            "agent.backlog_rate",
+            "500",
+            "Records of the backlog sent in a second, after an outage, beside live ones.",
+        );
         if backlog_rate == 0 {
             settings.mistake("agent.backlog_rate: at least 1");
         }

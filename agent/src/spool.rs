@@ -209,7 +209,11 @@ impl Spool {
         let (frames, good) = frames(&data);
         if good < data.len() {
             self.damaged += 1;
-            tracing::warn!(file = number, bytes = data.len() - good, "the end of a file of the spool was torn, and is cut off");
+            tracing::warn!(
+                file = number,
+                bytes = data.len() - good,
+                "the end of a file of the spool was torn, and is cut off"
+            );
             let file = OpenOptions::new().write(true).open(&path)?;
             file.set_len(good as u64)?;
             file.sync_all()?;

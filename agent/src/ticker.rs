@@ -238,7 +238,9 @@ impl Sampling {
                 let text = chain(&error);
                 if count.last_error.as_ref() != Some(&text) {
                     match &error {
-                        ProbeError::Absent(_) => tracing::info!(probe = self.facts.name, reason = text, "nothing to sample"),
+                        ProbeError::Absent(_) => {
+                            tracing::info!(probe = self.facts.name, reason = text, "nothing to sample")
+                        }
                         _ => tracing::warn!(probe = self.facts.name, error = text, "a probe failed"),
                     }
                 }

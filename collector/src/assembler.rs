@@ -214,8 +214,7 @@ mod tests {
     impl Bench {
         fn new(next: u64, taken: TakenSet) -> Self {
             let catalogue = Arc::new(Catalogue::built_in());
-            let assembler =
-                Assembler::new(&catalogue, PartitionId::new("t", 3), "n".into(), next, taken);
+            let assembler = Assembler::new(&catalogue, PartitionId::new("t", 3), "n".into(), next, taken);
             Self { decoder: MessageDecoder::new(catalogue.clone()), catalogue, assembler }
         }
 
@@ -237,13 +236,7 @@ mod tests {
     }
 
     fn rows_of(draft: &Draft, table: &str) -> usize {
-        draft
-            .tables
-            .iter()
-            .filter(|(t, _)| t.name == table)
-            .flat_map(|(_, b)| b)
-            .map(RecordBatch::num_rows)
-            .sum()
+        draft.tables.iter().filter(|(t, _)| t.name == table).flat_map(|(_, b)| b).map(RecordBatch::num_rows).sum()
     }
 
     #[test]

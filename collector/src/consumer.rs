@@ -182,8 +182,7 @@ impl Reading {
         let mut decoder = MessageDecoder::new(self.store.catalogue().clone());
         // The id of this run in every segment it writes.
         let writer_id = uuid::Uuid::now_v7().to_string();
-        let writer =
-            Writer::new(self.store.clone(), self.runtime.clone(), self.report.clone(), self.metrics.clone());
+        let writer = Writer::new(self.store.clone(), self.runtime.clone(), self.report.clone(), self.metrics.clone());
         let mut unknown = HashSet::new();
         let (mut committed, mut looked) = (Instant::now(), Instant::now());
         while !self.shutdown.is_cancelled() {
@@ -250,10 +249,9 @@ impl Reading {
                         return Ok(true);
                     }
                     Ok(None) => format!("topic {} is not there yet", self.settings.kafka.topic),
-                    Err(error) => chain(&TopicError::Unreachable {
-                        brokers: self.settings.kafka.brokers.clone(),
-                        source: error,
-                    }),
+                    Err(error) => {
+                        chain(&TopicError::Unreachable { brokers: self.settings.kafka.brokers.clone(), source: error })
+                    }
                 },
                 Err(error) => chain(&error),
             };
@@ -383,7 +381,11 @@ impl Reading {
     fn count_loss(&self, number: i32, lost: u64) {
         if lost > 0 {
             self.metrics.lost_offsets.inc_by(lost);
-            tracing::error!(partition = number, records = lost, "the broker had forgotten records before they were read");
+            tracing::error!(
+                partition = number,
+                records = lost,
+                "the broker had forgotten records before they were read"
+            );
         }
     }
 

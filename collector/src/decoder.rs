@@ -74,10 +74,10 @@ impl MessageDecoder {
             reason: "table",
             detail: format!("there is no table `{}` in this collector's catalogue", shorten(&envelope.table)),
         })?;
-        let value = raw.value.filter(|v| !v.is_empty()).ok_or_else(|| Refusal {
-            reason: "bytes",
-            detail: "the record has no value".into(),
-        })?;
+        let value = raw
+            .value
+            .filter(|v| !v.is_empty())
+            .ok_or_else(|| Refusal { reason: "bytes", detail: "the record has no value".into() })?;
         let found = self
             .decoder
             .decode(&Buffer::from(value))
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn each_way_to_be_wrong_has_its_reason() {
-        let reason = |headers: &[(&'static str, String)], value: Option<&[u8]>| decode(headers, value).unwrap_err().reason;
+        let reason =
+            |headers: &[(&'static str, String)], value: Option<&[u8]>| decode(headers, value).unwrap_err().reason;
         assert_eq!(reason(&headers("memory")[1..], Some(&value())), "headers");
         assert_eq!(reason(&headers("nosuch"), Some(&value())), "table");
         assert_eq!(reason(&headers("memory"), None), "bytes");

@@ -113,23 +113,49 @@ impl CollectorMetrics {
         r.register("rows", "Rows taken, by table", metrics.rows.clone());
         r.register("dropped_records", "Messages dropped because they had been taken before", metrics.dropped.clone());
         r.register("quarantined_records", "Messages set aside in quarantine", metrics.set_aside.clone());
-        r.register("unknown_columns", "Columns left out because the table has none of that name", metrics.unknown_columns.clone());
-        r.register("lost_offsets", "Offsets the broker had forgotten before they were read", metrics.lost_offsets.clone());
+        r.register(
+            "unknown_columns",
+            "Columns left out because the table has none of that name",
+            metrics.unknown_columns.clone(),
+        );
+        r.register(
+            "lost_offsets",
+            "Offsets the broker had forgotten before they were read",
+            metrics.lost_offsets.clone(),
+        );
         r.register("lag_records", "Messages on Kafka that are not yet durable in the store", metrics.lag.clone());
         r.register_with_unit("buffered", "Gathered and not yet durable", Unit::Bytes, metrics.buffered_bytes.clone());
         r.register("segments", "Hot segments written", metrics.segments.clone());
         r.register_with_unit("segments", "Their size", Unit::Bytes, metrics.segment_bytes.clone());
         r.register("segment_retries", "Tries to write a segment that failed", metrics.segment_retries.clone());
-        r.register_with_unit("segment_write", "From the end of gathering to durable", Unit::Seconds, metrics.segment_seconds.clone());
-        r.register_with_unit("durable_after", "From a segment's oldest row's tick to durable", Unit::Seconds, metrics.durable_after_seconds.clone());
+        r.register_with_unit(
+            "segment_write",
+            "From the end of gathering to durable",
+            Unit::Seconds,
+            metrics.segment_seconds.clone(),
+        );
+        r.register_with_unit(
+            "durable_after",
+            "From a segment's oldest row's tick to durable",
+            Unit::Seconds,
+            metrics.durable_after_seconds.clone(),
+        );
         r.register("sealed_rows", "Rows sealed", metrics.sealed_rows.clone());
         r.register_with_unit("sealed", "Size of sealed files", Unit::Bytes, metrics.sealed_bytes.clone());
         r.register_with_unit("seal", "Length of a round of sealing", Unit::Seconds, metrics.seal_seconds.clone());
         r.register("merged_files", "Small sealed files merged", metrics.merged_files.clone());
         r.register("deleted_files", "Files deleted after their grace time", metrics.deleted_files.clone());
-        r.register("upkeep_failures", "Steps of upkeep that failed and will be tried again", metrics.upkeep_failures.clone());
+        r.register(
+            "upkeep_failures",
+            "Steps of upkeep that failed and will be tried again",
+            metrics.upkeep_failures.clone(),
+        );
         r.register("agent_runs", "Runs of agents known", metrics.agent_runs.clone());
-        r.register("missing_records", "Records that agents have numbered and not delivered", metrics.missing_records.clone());
+        r.register(
+            "missing_records",
+            "Records that agents have numbered and not delivered",
+            metrics.missing_records.clone(),
+        );
         metrics
     }
 
@@ -160,9 +186,7 @@ impl CollectorMetrics {
         } else {
             "other"
         };
-        self.unknown_columns
-            .get_or_create(&UnknownColumn { table: table.to_owned(), column: column.to_owned() })
-            .inc();
+        self.unknown_columns.get_or_create(&UnknownColumn { table: table.to_owned(), column: column.to_owned() }).inc();
     }
 
     /// Sets a partition's lag.

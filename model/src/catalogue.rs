@@ -200,9 +200,8 @@ impl Table {
             Field::new("node", DataType::Utf8, false),
             Field::new("host", DataType::Utf8, false),
         ];
-        fields.extend(
-            columns.iter().map(|c| Field::new(&c.name, c.column_type.data_type(), !entity.contains(&c.name))),
-        );
+        fields
+            .extend(columns.iter().map(|c| Field::new(&c.name, c.column_type.data_type(), !entity.contains(&c.name))));
         Arc::new(Schema::new(fields))
     }
 }

@@ -136,7 +136,8 @@ fn is_meant(found: &DataType, wanted: &DataType) -> bool {
     };
     match wanted {
         DataType::Int64 | DataType::Float64 => {
-            found.is_integer() || matches!(found, DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Null)
+            found.is_integer()
+                || matches!(found, DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Null)
         }
         // A time without a zone is taken as UTC, as the documentation for producers says.
         DataType::Timestamp(TimeUnit::Microsecond, _) => matches!(found, DataType::Timestamp(_, _) | DataType::Null),

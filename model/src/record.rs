@@ -193,12 +193,12 @@ impl Decoder {
         let mut batches = Vec::new();
         let mut rows = 0usize;
         while let Some(frame) = rest.next_frame()? {
-            let message =
-                root_as_message(&frame.metadata).map_err(|e| DecodeError::Arrow(e.to_string()))?;
+            let message = root_as_message(&frame.metadata).map_err(|e| DecodeError::Arrow(e.to_string()))?;
             match message.header_type() {
                 MessageHeader::RecordBatch => {
                     let batch = message.header_as_record_batch().ok_or(DecodeError::Framing("an empty message"))?;
-                    let length = usize::try_from(batch.length()).map_err(|_| DecodeError::Framing("a negative length"))?;
+                    let length =
+                        usize::try_from(batch.length()).map_err(|_| DecodeError::Framing("a negative length"))?;
                     rows = rows.saturating_add(length);
                     if rows > MAX_ROWS {
                         return Err(DecodeError::Declined("more than 1048576 rows in one record"));
@@ -254,7 +254,9 @@ impl Decoder {
 /// their buffers are looked at, which keeps the reader's work proportional to the bytes.
 fn is_flat(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Dictionary(key, value) => key.is_integer() && is_flat(value) && !matches!(**value, DataType::Dictionary(..)),
+        DataType::Dictionary(key, value) => {
+            key.is_integer() && is_flat(value) && !matches!(**value, DataType::Dictionary(..))
+        }
         other => !other.is_nested() && !matches!(other, DataType::FixedSizeBinary(_)),
     }
 }
@@ -312,10 +314,8 @@ mod tests {
     use super::*;
 
     fn batch() -> RecordBatch {
-        let schema = Schema::new(vec![
-            Field::new("host", DataType::Utf8, false),
-            Field::new("value", DataType::Int64, true),
-        ]);
+        let schema =
+            Schema::new(vec![Field::new("host", DataType::Utf8, false), Field::new("value", DataType::Int64, true)]);
         RecordBatch::try_new(
             Arc::new(schema),
             vec![

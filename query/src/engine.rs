@@ -117,7 +117,10 @@ impl Engine {
         match limits.query_memory_bytes {
             None => Ok(Arc::clone(&self.runtime)),
             Some(most) => RuntimeEnvBuilder::from_runtime_env(&self.runtime)
-                .with_memory_pool(Arc::new(Share { whole: Arc::clone(&self.runtime.memory_pool), own: FairSpillPool::new(most) }))
+                .with_memory_pool(Arc::new(Share {
+                    whole: Arc::clone(&self.runtime.memory_pool),
+                    own: FairSpillPool::new(most),
+                }))
                 .build_arc(),
         }
     }

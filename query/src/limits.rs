@@ -143,9 +143,7 @@ impl Admission {
         match tokio::time::timeout(self.queue_wait, Arc::clone(&self.slots).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Admitted { _permit: permit }),
             // The semaphore is never closed, so only time can have run out.
-            Ok(Err(_)) | Err(_) => {
-                Err(AdmissionRefused::Waited { running: self.concurrent, waited: self.queue_wait })
-            }
+            Ok(Err(_)) | Err(_) => Err(AdmissionRefused::Waited { running: self.concurrent, waited: self.queue_wait }),
         }
     }
 

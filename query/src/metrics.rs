@@ -82,11 +82,7 @@ impl QueryMetrics {
         registry.register("query_rows", "Rows sent to clients", self.rows.clone());
         registry.register("query_running", "Statements that run now", self.running.clone());
         registry.register("query_connections", "Sessions that are open now", self.connections.clone());
-        registry.register(
-            "query_connections_refused",
-            "Connections turned away, by reason",
-            self.refused.clone(),
-        );
+        registry.register("query_connections_refused", "Connections turned away, by reason", self.refused.clone());
         registry.register("query_auth_failures", "Failed attempts to log in", self.auth_failures.clone());
     }
 

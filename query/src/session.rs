@@ -243,11 +243,7 @@ impl SessionSettings {
         let given = values.join(", ");
         let accepted = self.accept(parameter, &given).map_err(|expected| match parameter.kind {
             Kind::Fixed => SettingRefused::Fixed(parameter.name),
-            _ => SettingRefused::Invalid {
-                name: parameter.name,
-                value: given.chars().take(100).collect(),
-                expected,
-            },
+            _ => SettingRefused::Invalid { name: parameter.name, value: given.chars().take(100).collect(), expected },
         })?;
         self.values.insert(parameter.name, accepted);
         Ok(())

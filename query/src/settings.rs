@@ -27,7 +27,8 @@ pub struct QuerySettings {
 impl QuerySettings {
     /// Reads the section. Files it names are read too, so that their mistakes are told with the others.
     pub fn read(settings: &mut Settings) -> Self {
-        let address: SocketAddr = settings.get("query.postgres_address", "127.0.0.1:15432", "Address of the PostgreSQL protocol.");
+        let address: SocketAddr =
+            settings.get("query.postgres_address", "127.0.0.1:15432", "Address of the PostgreSQL protocol.");
         let users = settings
             .optional::<PathBuf>(
                 "query.users_file",
@@ -40,7 +41,8 @@ impl QuerySettings {
                     None
                 }
             });
-        let cert = settings.optional::<PathBuf>("query.certificate_file", "Certificate chain (PEM); with it, TLS is offered.");
+        let cert =
+            settings.optional::<PathBuf>("query.certificate_file", "Certificate chain (PEM); with it, TLS is offered.");
         let key = settings.optional::<PathBuf>("query.key_file", "Its private key (PEM).");
         let tls = match (cert, key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
@@ -66,8 +68,16 @@ impl QuerySettings {
             );
         }
         let defaults = Limits::default();
-        let memory_bytes = size(settings.bytes("query.memory", "1GiB", "Memory of all running queries. What does not fit is spilled or refused."));
-        let query_memory_bytes = settings.bytes("query.query_memory", "0", "The same for the queries of one session; 0 for no bound of its own.");
+        let memory_bytes = size(settings.bytes(
+            "query.memory",
+            "1GiB",
+            "Memory of all running queries. What does not fit is spilled or refused.",
+        ));
+        let query_memory_bytes = settings.bytes(
+            "query.query_memory",
+            "0",
+            "The same for the queries of one session; 0 for no bound of its own.",
+        );
         let statement_timeout = settings.duration(
             "query.statement_timeout",
             "1m",
@@ -85,12 +95,17 @@ impl QuerySettings {
             concurrent_queries: settings
                 .optional("query.concurrent_queries", "Statements that run at one time; twice the CPUs without it.")
                 .unwrap_or(defaults.concurrent_queries),
-            queue_length: settings.get("query.queue_length", "100", "Statements that may wait for their turn; others are refused."),
+            queue_length: settings.get(
+                "query.queue_length",
+                "100",
+                "Statements that may wait for their turn; others are refused.",
+            ),
             queue_wait: settings.duration("query.queue_wait", "10s", "The longest a statement waits for its turn."),
             ..defaults
         };
         let spill = Spill {
-            folder: settings.optional("query.spill_folder", "Where queries spill; the system's temporary folder without it."),
+            folder: settings
+                .optional("query.spill_folder", "Where queries spill; the system's temporary folder without it."),
             bytes: settings.bytes("query.spill_size", "10GiB", "Disk that all queries together may take to spill."),
         };
         Self {
@@ -98,7 +113,11 @@ impl QuerySettings {
             limits,
             spill,
             hot_cache_bytes: size(settings.bytes("query.hot_cache", "256MiB", "Decoded hot rows kept in memory.")),
-            http_address: settings.get("query.http_address", "127.0.0.1:15480", "Address of /metrics, /healthz and /readyz."),
+            http_address: settings.get(
+                "query.http_address",
+                "127.0.0.1:15480",
+                "Address of /metrics, /healthz and /readyz.",
+            ),
         }
     }
 }

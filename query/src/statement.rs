@@ -201,9 +201,7 @@ fn classify(statement: EngineStatement) -> Result<Command, StatementRefused> {
             _ => Err(StatementRefused::Unsupported("EXPLAIN of anything but a query".to_owned())),
         },
         EngineStatement::Reset(ResetStatement::Variable(name)) => Ok(reset(&name.to_string())),
-        EngineStatement::CreateExternalTable(_) => {
-            Err(StatementRefused::ReadOnly("CREATE EXTERNAL TABLE".to_owned()))
-        }
+        EngineStatement::CreateExternalTable(_) => Err(StatementRefused::ReadOnly("CREATE EXTERNAL TABLE".to_owned())),
         EngineStatement::CopyTo(_) => Err(StatementRefused::ReadOnly("COPY".to_owned())),
     }
 }
@@ -441,12 +439,9 @@ mod tests {
                 other => panic!("{sql}: {other:?}"),
             }
         }
-        for sql in [
-            "prepare a as select 1",
-            "execute a",
-            "explain drop table cpu",
-            "explain analyze insert into a values (1)",
-        ] {
+        for sql in
+            ["prepare a as select 1", "execute a", "explain drop table cpu", "explain analyze insert into a values (1)"]
+        {
             assert!(
                 matches!(one(sql), Err(StatementRefused::Unsupported(_) | StatementRefused::ReadOnly(_))),
                 "{sql}: {:?}",

@@ -59,7 +59,12 @@ impl CutTable {
     }
 
     /// Files as DataFusion wants them, in groups that are read side by side.
-    fn files(&self, state: &dyn Session, files: &[&SealedFile], projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn files(
+        &self,
+        state: &dyn Session,
+        files: &[&SealedFile],
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let groups = state.config().target_partitions().clamp(1, files.len().max(1));
         let mut grouped: Vec<Vec<PartitionedFile>> = vec![Vec::new(); groups];
         for (at, file) in files.iter().enumerate() {
@@ -89,15 +94,20 @@ impl CutTable {
             .with_table_parquet_options(options)
             .with_metadata_size_hint(FOOTER_HINT)
             .with_parquet_file_reader_factory(Arc::new(readers));
-        let mut config = FileScanConfigBuilder::new(url, Arc::new(source))
-            .with_projection_indices(projection.cloned())?;
+        let mut config =
+            FileScanConfigBuilder::new(url, Arc::new(source)).with_projection_indices(projection.cloned())?;
         for group in grouped {
             config = config.with_file_group(FileGroup::new(group));
         }
         Ok(DataSourceExec::from_data_source(config.build()))
     }
 
-    fn hot(&self, state: &dyn Session, hot: Vec<HotPart>, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn hot(
+        &self,
+        state: &dyn Session,
+        hot: Vec<HotPart>,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let streams = state.config().target_partitions().clamp(1, hot.len().max(1));
         let mut parts: Vec<Vec<HotPart>> = vec![Vec::new(); streams];
         for (at, part) in hot.into_iter().enumerate() {
@@ -212,7 +222,8 @@ impl PruningStatistics for Spans<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         // These two are never NULL.
-        matches!(column.name.as_str(), "ts" | "host").then(|| Arc::new(UInt64Array::from(vec![0; self.rows.len()])) as _)
+        matches!(column.name.as_str(), "ts" | "host")
+            .then(|| Arc::new(UInt64Array::from(vec![0; self.rows.len()])) as _)
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {

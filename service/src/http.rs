@@ -118,8 +118,7 @@ impl HttpServer {
     /// # Errors
     /// When it is taken or not allowed.
     pub async fn bind(address: SocketAddr, purpose: &'static str) -> Result<Self, BindError> {
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| BindError { purpose, address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| BindError { purpose, address, source })?;
         Ok(Self { listener })
     }
 

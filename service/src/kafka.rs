@@ -35,7 +35,8 @@ impl fmt::Debug for KafkaSettings {
 impl KafkaSettings {
     /// Reads the section.
     pub fn read(settings: &mut Settings) -> Self {
-        let brokers = settings.get("kafka.brokers", "127.0.0.1:19092", "Kafka's addresses: HOST:PORT, several with commas.");
+        let brokers =
+            settings.get("kafka.brokers", "127.0.0.1:19092", "Kafka's addresses: HOST:PORT, several with commas.");
         let topic: String = settings.get("kafka.topic", "telemetry", "Topic that agents write and collectors read.");
         if !is_topic(&topic) {
             settings.mistake("kafka.topic: a topic has 1 to 249 letters, digits, dots, underscores and hyphens");
@@ -52,19 +53,26 @@ impl KafkaSettings {
             "3d",
             "How long Kafka keeps records, when the topic has to be created. Longer than the longest outage of collectors.",
         );
-        let security: Security = settings.get(
-            "kafka.security",
-            "plaintext",
-            "plaintext, tls, sasl (SASL without TLS) or sasl_tls.",
-        );
+        let security: Security =
+            settings.get("kafka.security", "plaintext", "plaintext, tls, sasl (SASL without TLS) or sasl_tls.");
         let mut properties = vec![("security.protocol".to_owned(), security.protocol().to_owned())];
         let mut file = |settings: &mut Settings, key: &str, property: &str, help| {
             if let Some(path) = settings.optional::<PathBuf>(key, help) {
                 properties.push((property.to_owned(), path.display().to_string()));
             }
         };
-        file(settings, "kafka.ca_file", "ssl.ca.location", "Certificates (PEM) that the brokers' are checked against; the system's without it.");
-        file(settings, "kafka.certificate_file", "ssl.certificate.location", "Our certificate (PEM), when brokers ask for one.");
+        file(
+            settings,
+            "kafka.ca_file",
+            "ssl.ca.location",
+            "Certificates (PEM) that the brokers' are checked against; the system's without it.",
+        );
+        file(
+            settings,
+            "kafka.certificate_file",
+            "ssl.certificate.location",
+            "Our certificate (PEM), when brokers ask for one.",
+        );
         file(settings, "kafka.key_file", "ssl.key.location", "Its private key (PEM).");
         let mechanism: String =
             settings.get("kafka.sasl_mechanism", "SCRAM-SHA-512", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN.");

@@ -315,10 +315,10 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_over_file_over_default() {
-        let mut s = settings("[kafka]\nbrokers = \"file\"\ntopic = \"file\"\nkept = 1", &[
-            ("NODESCOPE_KAFKA_BROKERS", "environment"),
-            ("NODESCOPE_KAFKA_TOPIC", "environment"),
-        ]);
+        let mut s = settings(
+            "[kafka]\nbrokers = \"file\"\ntopic = \"file\"\nkept = 1",
+            &[("NODESCOPE_KAFKA_BROKERS", "environment"), ("NODESCOPE_KAFKA_TOPIC", "environment")],
+        );
         s.flag("kafka.brokers", Some("flag"));
         s.flag("kafka.topic", None::<String>);
         assert_eq!(s.get::<String>("kafka.brokers", "default", "."), "flag");

@@ -87,10 +87,9 @@ pub fn partitions_seen_by<C: Consumer<Ctx>, Ctx: rdkafka::consumer::ConsumerCont
 /// When no broker answers, or the topic is missing and the broker refuses to make it.
 pub async fn ensure(kafka: &KafkaSettings) -> Result<(), TopicError> {
     let asked = kafka.clone();
-    let found = tokio::task::spawn_blocking(move || partitions(&asked)).await.map_err(|e| TopicError::NotCreated {
-        topic: kafka.topic.clone(),
-        reason: e.to_string(),
-    })??;
+    let found = tokio::task::spawn_blocking(move || partitions(&asked))
+        .await
+        .map_err(|e| TopicError::NotCreated { topic: kafka.topic.clone(), reason: e.to_string() })??;
     if found.is_some() {
         return Ok(());
     }

@@ -26,7 +26,7 @@ use nodescope_store::seal::Sealer;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -231,7 +231,10 @@ async fn run(options: &BenchOptions, mut settings: AllSettings, data: &Path) -> 
         }
         footers.follow(&store).await?;
         if began.elapsed() > PATIENCE {
-            return Err(format!("the collector took {} of {} records in {PATIENCE:?}", footers.offsets, figures.records));
+            return Err(format!(
+                "the collector took {} of {} records in {PATIENCE:?}",
+                footers.offsets, figures.records
+            ));
         }
     }
     figures.collector_seconds = began.elapsed().as_secs_f64();
@@ -404,13 +407,10 @@ fn bare_consumer(kafka: &KafkaSettings, records: u64) -> Result<f64, String> {
     }
     consumer.assign(&all).map_err(|e| chain(&e))?;
     let began = Instant::now();
-    let (mut read, mut bytes) = (0, 0);
+    let mut read = 0;
     while read < records {
         match consumer.poll(Timeout::After(Duration::from_millis(100))) {
-            Some(Ok(message)) => {
-                read += 1;
-                bytes += message.payload_len();
-            }
+            Some(Ok(_)) => read += 1,
             Some(Err(error)) => tracing::debug!(%error, "Kafka"),
             None => {}
         }
@@ -418,7 +418,6 @@ fn bare_consumer(kafka: &KafkaSettings, records: u64) -> Result<f64, String> {
             return Err(format!("the bare consumer read {read} of {records} records in {PATIENCE:?}"));
         }
     }
-    tracing::debug!(bytes, "read");
     Ok(began.elapsed().as_secs_f64())
 }
 

@@ -64,8 +64,8 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
     };
     let stop = CancellationToken::new();
     let metrics = AgentMetrics::default();
-    let publisher = Publisher::start(options, &settings.catalogue, &Health::default(), metrics, &stop)
-        .map_err(|e| chain(&e))?;
+    let publisher =
+        Publisher::start(options, &settings.catalogue, &Health::default(), metrics, &stop).map_err(|e| chain(&e))?;
     std::thread::spawn({
         let stop = stop.clone();
         move || {
@@ -80,7 +80,8 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
         for number in next..next + ROWS {
             rows.begin().text("source", "source").count("number", number).text("content", content(number).as_str());
         }
-        let ts_micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let ts_micros =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
         let stamp = Stamp { ts_micros: i64::try_from(ts_micros).unwrap_or(i64::MAX), node: "test", host: "source" };
         if !publisher.offer_blocking(&table, rows.finish(&stamp)) {
             break;

@@ -151,7 +151,7 @@ async fn a_request_that_kills_storage_does_not_end_the_broker() {
         }
     };
     assert_eq!(timeout(LONG, after).await.expect("answers again"), 1);
-    assert!(broker.counters().storage_restarts() >= 1);
+    assert!(broker.counters.storage_restarts() >= 1);
     assert_eq!(consume(broker.address(), 0, 2).await, [record(0, "before"), record(1, "after")]);
     stop(broker, &shutdown).await;
 }

@@ -187,7 +187,11 @@ impl Reader {
     }
 
     /// The footers of a partition's segments from `next` on.
-    async fn footers_from(&self, partition: PartitionId, mut next: u64) -> Result<(PartitionId, Vec<Footer>), StoreError> {
+    async fn footers_from(
+        &self,
+        partition: PartitionId,
+        mut next: u64,
+    ) -> Result<(PartitionId, Vec<Footer>), StoreError> {
         let mut more = Vec::new();
         while let Some(footer) = self.store.footer(&partition.segment(next)).await? {
             next = footer.next;
@@ -323,9 +327,7 @@ mod tests {
         }
         let mut seconds: Vec<i64> = batches
             .iter()
-            .flat_map(|b| {
-                b.column_by_name("total_bytes").unwrap().as_primitive::<Int64Type>().values().iter().copied()
-            })
+            .flat_map(|b| b.column_by_name("total_bytes").unwrap().as_primitive::<Int64Type>().values().iter().copied())
             .collect();
         seconds.sort_unstable();
         seconds

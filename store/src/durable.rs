@@ -346,7 +346,12 @@ impl ObjectStore for DurableStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let place = self.place(location);
-        let known = self.blocking(location, { let place = place.clone(); move |disk| disk.facts(&place) }).await?;
+        let known = self
+            .blocking(location, {
+                let place = place.clone();
+                move |disk| disk.facts(&place)
+            })
+            .await?;
         let meta = meta(location, known);
         options.check_preconditions(&meta)?;
         let range = match &options.range {

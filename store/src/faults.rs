@@ -48,9 +48,8 @@ impl ForgetfulDisk {
         let mut state = self.state.lock();
         let synced = &state.synced;
         // A name below a directory that is itself forgotten cannot be reached.
-        let reachable = |path: &FsPath| {
-            path.ancestors().skip(1).all(|a| a == FsPath::new("/") || synced.directories.contains(a))
-        };
+        let reachable =
+            |path: &FsPath| path.ancestors().skip(1).all(|a| a == FsPath::new("/") || synced.directories.contains(a));
         let now = Names {
             files: synced.files.iter().filter(|(p, _)| reachable(p)).map(|(p, i)| (p.clone(), *i)).collect(),
             directories: synced.directories.iter().filter(|d| reachable(d)).cloned().collect(),

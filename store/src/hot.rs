@@ -132,11 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store fails or the segment is damaged. A segment that is gone is `Objects` with `NotFound`.
-    pub async fn read_part(
-        &self,
-        path: &Path,
-        part: &segment::Part,
-    ) -> Result<arrow_array::RecordBatch, StoreError> {
+    pub async fn read_part(&self, path: &Path, part: &segment::Part) -> Result<arrow_array::RecordBatch, StoreError> {
         let range = part.offset..part.offset + part.length;
         let bytes = self.objects().get_range(path, range).await.map_err(|e| StoreError::objects("read", path, e))?;
         segment::read_part(path, part, &bytes)

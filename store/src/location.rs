@@ -122,8 +122,7 @@ impl Location {
         let objects: Arc<dyn ObjectStore> = match self {
             Self::Memory => Arc::new(object_store::memory::InMemory::new()),
             Self::Directory(path) => Arc::new(
-                DurableStore::open(path)
-                    .map_err(|source| LocationError::Directory { path: path.clone(), source })?,
+                DurableStore::open(path).map_err(|source| LocationError::Directory { path: path.clone(), source })?,
             ),
             Self::S3 { bucket, prefix } => {
                 let s3 = AmazonS3Builder::from_env()

@@ -63,9 +63,8 @@ impl FileStatistics {
     /// Smallest and largest `ts`, microseconds since 1970. Other writers may cut times to milliseconds, so the range is
     /// widened by one.
     pub fn ts_range(&self) -> Option<(i64, i64)> {
-        let micros = |value: &Value| {
-            chrono::DateTime::parse_from_rfc3339(value.as_str()?).ok().map(|t| t.timestamp_micros())
-        };
+        let micros =
+            |value: &Value| chrono::DateTime::parse_from_rfc3339(value.as_str()?).ok().map(|t| t.timestamp_micros());
         Some((micros(self.min_values.get("ts")?)?, micros(self.max_values.get("ts")?)?.saturating_add(1_000)))
     }
 
@@ -105,8 +104,7 @@ fn sort_keys(table: &Table, batch: &RecordBatch) -> Vec<ArrayRef> {
 /// When Parquet refuses the rows, which schemas checked before make impossible short of a bug.
 pub fn encode(table: &Table, batch: &RecordBatch) -> Result<EncodedFile, StoreError> {
     let failed = |e: parquet::errors::ParquetError| StoreError::rows("write", &table.name, e);
-    let mut writer =
-        ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(table))).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(table))).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     let bytes = writer.into_inner().map_err(failed)?;
     Ok(EncodedFile { bytes: bytes.into(), facts: statistics(table, batch) })
@@ -199,10 +197,7 @@ fn range(column: &ArrayRef) -> Option<(Value, Value)> {
 }
 
 /// Sorts and encodes on a thread where that may block.
-pub(crate) async fn sort_and_encode(
-    table: Arc<Table>,
-    batches: Vec<RecordBatch>,
-) -> Result<EncodedFile, StoreError> {
+pub(crate) async fn sort_and_encode(table: Arc<Table>, batches: Vec<RecordBatch>) -> Result<EncodedFile, StoreError> {
     let name = table.name.clone();
     tokio::task::spawn_blocking(move || {
         let sorted = sort(&table, &batches)?;

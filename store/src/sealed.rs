@@ -94,12 +94,7 @@ fn log_store(store: &Store, table: &str) -> LogStoreRef {
     let folder = layout::sealed(table);
     let url = Url::parse(&format!("nodescope:///{folder}/")).expect("table names are letters, digits and _");
     let root = store.objects().clone();
-    default_logstore(
-        Arc::new(PrefixStore::new(root.clone(), folder)),
-        root,
-        &url,
-        &StorageConfig::default(),
-    )
+    default_logstore(Arc::new(PrefixStore::new(root.clone(), folder)), root, &url, &StorageConfig::default())
 }
 
 fn delta_type(column_type: ColumnType) -> DataType {
@@ -218,8 +213,7 @@ impl SealedTable {
         if self.version() - before > FOLLOWED_COMMITS {
             return None;
         }
-        let names: HashMap<String, PartitionId> =
-            self.watermarks.keys().map(|p| (p.app_id(), p.clone())).collect();
+        let names: HashMap<String, PartitionId> = self.watermarks.keys().map(|p| (p.app_id(), p.clone())).collect();
         for version in before + 1..=self.version() {
             let commit = self.log.read_commit_entry(version).await.ok()??;
             for line in commit.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {

@@ -236,10 +236,7 @@ mod tests {
     async fn a_hole_is_refused() {
         let partition = PartitionId::new("t", 0);
         let store = store_with(&[(0, 5), (6, 9)]).await;
-        assert!(matches!(
-            store.recover(&partition).await,
-            Err(StoreError::Hole { expected: 5, found: 6, .. })
-        ));
+        assert!(matches!(store.recover(&partition).await, Err(StoreError::Hole { expected: 5, found: 6, .. })));
     }
 
     #[tokio::test]

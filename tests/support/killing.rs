@@ -33,7 +33,8 @@ pub trait Victim {
 
 /// The seed: from the environment, to see a failure again, or any.
 pub fn seed() -> u64 {
-    let seed = std::env::var("NODESCOPE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    let seed =
+        std::env::var("NODESCOPE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     println!("NODESCOPE_TEST_SEED={seed}");
     seed
 }
@@ -82,7 +83,8 @@ pub async fn run(site: &Site, broker: &mut dyn Victim, kills: usize, broker_shar
     drop(source.stdin());
     assert!(source.ended().success(), "the source did not end well");
     let (taken, uncertain) = site.journal();
-    let (taken, uncertain): (BTreeSet<u64>, BTreeSet<u64>) = (taken.into_iter().collect(), uncertain.into_iter().collect());
+    let (taken, uncertain): (BTreeSet<u64>, BTreeSet<u64>) =
+        (taken.into_iter().collect(), uncertain.into_iter().collect());
     let all = format!("select count(distinct number) from known where number <= {}", taken.last().expect("rows"));
     until(&client, &all, |found| usize::try_from(found).is_ok_and(|found| found >= taken.len())).await;
     reader.check();

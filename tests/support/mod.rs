@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-
 pub mod embedded;
 pub mod killing;
 
@@ -105,7 +104,10 @@ impl Process {
     pub fn address_after(&mut self, what: &str) -> SocketAddr {
         let line = self.says(what);
         let rest = &line[line.find(what).expect("it is there") + what.len()..];
-        rest.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no address: {line}"))
+        rest.split_whitespace()
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_else(|| panic!("no address: {line}"))
     }
 
     /// SIGKILL.

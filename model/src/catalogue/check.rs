@@ -8,8 +8,18 @@ use super::{COMMON_COLUMNS, ColumnType, Kind, Table};
 
 /// Units that a column name must end in. `1` is a plain number and leaves no mark.
 const UNITS: &[&str] = &[
-    "seconds", "bytes", "hertz", "ratio", "celsius", "watts", "joules", "volts", "amperes", "bits_per_second",
-    "bytes_per_second", "microseconds",
+    "seconds",
+    "bytes",
+    "hertz",
+    "ratio",
+    "celsius",
+    "watts",
+    "joules",
+    "volts",
+    "amperes",
+    "bits_per_second",
+    "bytes_per_second",
+    "microseconds",
 ];
 
 /// Longest name of a table or column: PostgreSQL's limit, so that no tool cuts one.

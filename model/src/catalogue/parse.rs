@@ -188,10 +188,8 @@ fn column(file: &str, c: FileColumn, errors: &mut CatalogueErrors) -> Option<Col
         OneOrMore::One(name) => vec![name],
         OneOrMore::More(names) => names,
     };
-    let prometheus = names
-        .iter()
-        .filter_map(|n| PrometheusName::parse(n).map_err(|what| errors.add(&place, what)).ok())
-        .collect();
+    let prometheus =
+        names.iter().filter_map(|n| PrometheusName::parse(n).map_err(|what| errors.add(&place, what)).ok()).collect();
     Some(Column {
         name: c.name,
         column_type: column_type?,

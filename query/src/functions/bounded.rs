@@ -9,10 +9,10 @@ use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result};
+use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
-use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::prelude::SessionContext;
 
 /// Bytes of text that one call may make, over all rows of a batch.
@@ -120,7 +120,9 @@ mod tests {
             let error = context.sql(sql).await.unwrap().collect().await.unwrap_err();
             assert!(error.to_string().contains("would make"), "{sql}: {error}");
         }
-        for sql in ["select repeat('ab', 3)", "select lpad('x', 5, '0')", "select repeat('a', -1)", "select rpad(null, 3)"] {
+        for sql in
+            ["select repeat('ab', 3)", "select lpad('x', 5, '0')", "select repeat('a', -1)", "select rpad(null, 3)"]
+        {
             context.sql(sql).await.unwrap().collect().await.unwrap();
         }
     }

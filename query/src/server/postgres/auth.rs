@@ -319,13 +319,9 @@ mod tests {
         let salt = BASE64.decode("W22ZaJ0SNY7soEsUEjb6gQ==").expect("a salt");
         let verifier = Verifier::of("pencil", &salt, ITERATIONS).text();
         let users = Users::from_toml(&format!("user = \"{verifier}\"")).expect("users");
-        let (exchange, first) = Exchange::begin_with(
-            &users,
-            "user",
-            b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
-            "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
-        )
-        .expect("begun");
+        let (exchange, first) =
+            Exchange::begin_with(&users, "user", b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0")
+                .expect("begun");
         assert_eq!(first, "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
         let last = exchange.finish(
             b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",

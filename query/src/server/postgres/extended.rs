@@ -127,12 +127,8 @@ impl Connection {
             self.check_transaction(command)?;
         }
         let settings = self.session.settings();
-        let values = parameters::values(
-            &prepared.parameters,
-            &bind.parameter_formats,
-            &bind.parameters,
-            settings.time_zone(),
-        )?;
+        let values =
+            parameters::values(&prepared.parameters, &bind.parameter_formats, &bind.parameters, settings.time_zone())?;
         if let Some(schema) = &prepared.schema {
             // The formats are checked now, where the client expects to hear of it.
             RowShape::new(schema, &bind.result_formats, settings)?;

@@ -177,10 +177,7 @@ fn bytea(text: &str) -> Option<Vec<u8>> {
     if digits.len() % 2 != 0 {
         return None;
     }
-    digits
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    digits.chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 fn binary(value: &[u8], postgres: &Type) -> Result<ScalarValue, Failure> {
@@ -198,7 +195,8 @@ fn binary(value: &[u8], postgres: &Type) -> Result<ScalarValue, Failure> {
         Type::FLOAT8 => ScalarValue::Float64(Some(f64::from_be_bytes(fixed(value).ok_or_else(wrong)?))),
         Type::NUMERIC => ScalarValue::Utf8(Some(numeric(value).ok_or_else(wrong)?)),
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::CHAR | Type::UNKNOWN | Type::JSON => {
-            let text = String::from_utf8(value.to_vec()).map_err(|_| Failure::new("22021", "text is not valid UTF-8"))?;
+            let text =
+                String::from_utf8(value.to_vec()).map_err(|_| Failure::new("22021", "text is not valid UTF-8"))?;
             ScalarValue::Utf8(Some(text))
         }
         Type::JSONB => match value.split_first() {
@@ -294,8 +292,7 @@ mod tests {
 
     fn read(postgres: &Type, engine: Option<DataType>, format: i16, bytes: &[u8]) -> Result<ScalarValue, Failure> {
         let bytes = Bytes::copy_from_slice(bytes);
-        let mut values =
-            values(&[parameter(postgres, engine)], &[format], &[Some(bytes)], "Europe/Berlin")?;
+        let mut values = values(&[parameter(postgres, engine)], &[format], &[Some(bytes)], "Europe/Berlin")?;
         Ok(values.remove(0))
     }
 

@@ -287,9 +287,8 @@ mod tests {
     #[test]
     fn every_type_has_a_form_and_a_null_is_a_null() {
         let dictionary: DictionaryArray<Int32Type> = [Some("a"), None].into_iter().collect();
-        let decimal = Decimal128Array::from(vec![Some(12_345), None])
-            .with_precision_and_scale(38, 2)
-            .expect("a decimal");
+        let decimal =
+            Decimal128Array::from(vec![Some(12_345), None]).with_precision_and_scale(38, 2).expect("a decimal");
         let batch = batch(vec![
             ("n", Arc::new(Int64Array::from(vec![Some(-5), None]))),
             ("u", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
@@ -301,8 +300,7 @@ mod tests {
         ]);
         let (shape, rows) = all(&batch, "UTC");
         let types: Vec<&Type> = shape.types().collect();
-        let expected =
-            [Type::INT8, Type::NUMERIC, Type::FLOAT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::INTERVAL];
+        let expected = [Type::INT8, Type::NUMERIC, Type::FLOAT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::INTERVAL];
         assert_eq!(types, expected.iter().collect::<Vec<_>>());
         let value = |text: &str| Some(text.to_owned());
         let first = ["-5", "18446744073709551615", "1.5", "", "a", "123.45"].map(value);
@@ -313,13 +311,8 @@ mod tests {
 
     #[test]
     fn formats_are_for_all_columns_or_for_each() {
-        let batch = batch(vec![
-            ("a", Arc::new(Int64Array::from(vec![1]))),
-            ("b", Arc::new(Int64Array::from(vec![2]))),
-        ]);
-        for (formats, lengths) in
-            [(&[][..], [1, 1]), (&[0][..], [1, 1]), (&[1][..], [8, 8]), (&[0, 1][..], [1, 8])]
-        {
+        let batch = batch(vec![("a", Arc::new(Int64Array::from(vec![1]))), ("b", Arc::new(Int64Array::from(vec![2])))]);
+        for (formats, lengths) in [(&[][..], [1, 1]), (&[0][..], [1, 1]), (&[1][..], [8, 8]), (&[0, 1][..], [1, 8])] {
             let shape = RowShape::new(&batch.schema(), formats, &settings("UTC")).expect("a shape");
             let row = shape.rows(&batch).expect("rows").next_row().expect("one").expect("a row");
             assert_eq!(row.data.len(), lengths[0] + lengths[1] + 8, "{formats:?}");

@@ -166,7 +166,11 @@ impl Running {
     ///
     /// # Errors
     /// When the query fails or is stopped.
-    pub(super) async fn next(&mut self, budget: &Budget, channel: &mut Channel) -> Result<Option<RecordBatch>, Failure> {
+    pub(super) async fn next(
+        &mut self,
+        budget: &Budget,
+        channel: &mut Channel,
+    ) -> Result<Option<RecordBatch>, Failure> {
         if let Some(batch) = budget.keep_watching(channel, self.batches.recv()).await? {
             return Ok(Some(batch));
         }

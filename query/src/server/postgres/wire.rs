@@ -64,10 +64,17 @@ pub(super) struct Bind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frontend {
     Query(String),
-    Parse { name: String, sql: String, types: Vec<u32> },
+    Parse {
+        name: String,
+        sql: String,
+        types: Vec<u32>,
+    },
     Bind(Bind),
     Describe(Target, String),
-    Execute { portal: String, max_rows: usize },
+    Execute {
+        portal: String,
+        max_rows: usize,
+    },
     Close(Target, String),
     Flush,
     Sync,
@@ -317,8 +324,7 @@ mod tests {
         let cancel = bytes(&[&[4, 210, 22, 46], &7i32.to_be_bytes(), b"abcd"]);
         assert_eq!(opening(cancel), Ok(Opening::Cancel { pid: 7, secret: Bytes::from_static(b"abcd") }));
         let startup = bytes(&[&[0, 3, 0, 0], b"user\0ada\0application_name\0\0\0"]);
-        let parameters =
-            vec![("user".to_owned(), "ada".to_owned()), ("application_name".to_owned(), String::new())];
+        let parameters = vec![("user".to_owned(), "ada".to_owned()), ("application_name".to_owned(), String::new())];
         assert_eq!(opening(startup), Ok(Opening::Startup { minor: 0, parameters }));
         assert_eq!(opening(Bytes::from_static(&[0, 2, 0, 0, 0])), Err(WireError::UnsupportedProtocol(2, 0)));
     }
