@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
@@ -55,14 +55,10 @@ pub fn once(
     drop(sent);
     let until = Instant::now() + PATIENCE;
     let mut sampled: Vec<(Arc<Table>, Option<RecordBatch>, Result<(), ProbeError>)> = Vec::new();
-    loop {
-        match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(answer) => {
-                waiting.retain(|name| *name != answer.0.name);
-                sampled.push(answer);
-            }
-            Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
-        }
+    // Until all have answered, or time is up.
+    while let Ok(answer) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        waiting.retain(|name| *name != answer.0.name);
+        sampled.push(answer);
     }
     sampled.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     for (table, batch, _) in &sampled {

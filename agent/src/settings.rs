@@ -64,7 +64,7 @@ impl AgentSettings {
             "1s",
             "Nothing is sampled more often than this. What is slow by nature keeps its own interval.",
         );
-        if interval.is_zero() || interval.as_micros() % 1_000_000 != 0 {
+        if interval.is_zero() || !interval.as_micros().is_multiple_of(1_000_000) {
             settings.mistake("agent.interval: whole seconds, at least 1s");
         }
         let per_cpu_every =

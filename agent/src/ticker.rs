@@ -239,7 +239,7 @@ impl Sampling {
                 if count.last_error.as_ref() != Some(&text) {
                     match &error {
                         ProbeError::Absent(_) => {
-                            tracing::info!(probe = self.facts.name, reason = text, "nothing to sample")
+                            tracing::info!(probe = self.facts.name, reason = text, "nothing to sample");
                         }
                         _ => tracing::warn!(probe = self.facts.name, error = text, "a probe failed"),
                     }

@@ -157,7 +157,7 @@ fn formatted(value: &str, format: &str) -> Result<String, MacroError> {
 fn interval_text(interval: Duration) -> String {
     let millis = interval.as_millis();
     for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis > 0 && millis % length == 0 {
+        if millis > 0 && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
         }
     }

@@ -290,7 +290,7 @@ fn setting_text(value: &Expr) -> Option<String> {
             | Value::DoubleQuotedString(text)
             | Value::EscapedStringLiteral(text)
             | Value::UnicodeStringLiteral(text) => Some(text.clone()),
-            Value::Number(number, _) => Some(number.to_string()),
+            Value::Number(number, _) => Some(number.clone()),
             Value::Boolean(true) => Some("on".to_owned()),
             Value::Boolean(false) => Some("off".to_owned()),
             _ => None,

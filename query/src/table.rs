@@ -148,7 +148,7 @@ impl TableProvider for CutTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let cut = self.reader.cut(&self.table).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
-        let wanted = wanted(state, &self.table, filters, Spans::of(&cut.files, &cut.hot))?;
+        let wanted = wanted(state, &self.table, filters, &Spans::of(&cut.files, &cut.hot))?;
         let (of_files, of_hot) = wanted.split_at(cut.files.len());
         let files: Vec<&SealedFile> = cut.files.iter().zip(of_files).filter(|(_, w)| **w).map(|(f, _)| f).collect();
         let hot: Vec<HotPart> = cut.hot.iter().zip(of_hot).filter(|(_, w)| **w).map(|(h, _)| h.clone()).collect();
@@ -236,11 +236,11 @@ impl PruningStatistics for Spans<'_> {
 }
 
 /// Which files and segments may hold rows that pass the filters.
-fn wanted(state: &dyn Session, table: &Table, filters: &[Expr], spans: Spans<'_>) -> Result<Vec<bool>> {
+fn wanted(state: &dyn Session, table: &Table, filters: &[Expr], spans: &Spans<'_>) -> Result<Vec<bool>> {
     let Some(filter) = conjunction(filters.to_vec()) else { return Ok(vec![true; spans.rows.len()]) };
     let schema = DFSchema::try_from(Arc::clone(table.schema()))?;
     let filter = state.create_physical_expr(filter, &schema)?;
-    PruningPredicateBuilder::new().with_file_schema(Arc::clone(table.schema())).try_build(filter)?.prune(&spans)
+    PruningPredicateBuilder::new().with_file_schema(Arc::clone(table.schema())).try_build(filter)?.prune(spans)
 }
 
 /// Segments, read one after the other.

@@ -126,7 +126,7 @@ async fn the_extended_protocol_describes_binds_and_answers_in_binary() {
                from generate_series(1, 10) where value >= $1 order by value";
     let statement = client.prepare(sql).await.expect("prepared");
     assert_eq!(statement.params(), [Type::INT8]);
-    let types: Vec<&Type> = statement.columns().iter().map(|column| column.type_()).collect();
+    let types: Vec<&Type> = statement.columns().iter().map(tokio_postgres::Column::type_).collect();
     assert_eq!(types, [&Type::INT8, &Type::FLOAT8, &Type::TEXT, &Type::TEXT]);
     for least in [9_i64, 10] {
         let found = client.query(&statement, &[&least]).await.expect("rows");
@@ -338,7 +338,7 @@ async fn queries_and_connections_beyond_their_number_are_refused_with_the_reason
     let limits = Limits { concurrent_queries: 1, queue_length: 0, max_connections: 2, ..Limits::default() };
     let server = serve_with(limits, options()).await;
     let (busy, client) = (server.connect().await, server.connect().await);
-    let third = connect(&server.config()).await.err().expect("one too many");
+    let third = connect(&server.config()).await.expect_err("one too many");
     assert_eq!(code(&third), "53300");
     let cancel = busy.cancel_token();
     let asking = tokio::spawn(async move { busy.simple_query(ENDLESS).await.map(|_| ()) });
@@ -383,7 +383,7 @@ async fn only_the_right_password_lets_in() {
     let client = connect(server.config().password("pencil")).await.expect("let in");
     assert_eq!(one(&client, "select 1").await, "1");
     for (user, password) in [("ada", "pen"), ("ada", ""), ("bob", "pencil"), ("bob", "")] {
-        let refused = connect(server.config().user(user).password(password)).await.err().expect("refused");
+        let refused = connect(server.config().user(user).password(password)).await.expect_err("refused");
         assert_eq!(code(&refused), "28P01", "{user} {password:?}: {refused:?}");
     }
     assert!(connect(&server.config()).await.is_err(), "without a password");

@@ -68,6 +68,7 @@ impl Settings {
     }
 
     /// Sets a value from the command line; it wins over file and environment.
+    #[allow(clippy::needless_pass_by_value, reason = "it is what the command line gave")]
     pub fn flag(&mut self, key: &str, value: Option<impl ToString>) {
         if let Some(value) = value {
             self.insert(key.to_owned(), value.to_string(), "the command line".to_owned());
@@ -75,6 +76,7 @@ impl Settings {
     }
 
     /// Sets a value unless somebody has set it.
+    #[allow(clippy::needless_pass_by_value, reason = "mostly texts, as they are written")]
     pub fn preset(&mut self, key: &str, value: impl ToString) {
         if !self.values.contains_key(key) {
             self.insert(key.to_owned(), value.to_string(), "this command".to_owned());

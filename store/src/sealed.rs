@@ -378,7 +378,7 @@ impl SealedTable {
 }
 
 fn join(folder: &Path, name: &str) -> Path {
-    name.split('/').fold(folder.clone(), |path, part| path.join(part))
+    name.split('/').fold(folder.clone(), deltalake::Path::join)
 }
 
 fn remove(file: &SealedFile, data_change: bool) -> Remove {

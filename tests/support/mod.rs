@@ -1,5 +1,5 @@
 //! Real processes, for tests from end to end: started on free ports, killed when the test is over.
-#![allow(dead_code, unreachable_pub, reason = "every test takes what it needs")]
+#![allow(dead_code, unreachable_pub, clippy::print_stdout, reason = "every test takes what it needs")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

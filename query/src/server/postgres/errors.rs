@@ -200,7 +200,7 @@ fn from_schema(error: &SchemaError) -> Failure {
                 return failure;
             }
             let mut columns: Vec<&str> =
-                valid_fields.iter().take(COLUMNS_IN_HINT).map(|column| column.name()).collect();
+                valid_fields.iter().take(COLUMNS_IN_HINT).map(datafusion::prelude::Column::name).collect();
             if valid_fields.len() > COLUMNS_IN_HINT {
                 columns.push("…");
             }
