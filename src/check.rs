@@ -29,7 +29,7 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
     settings.flag("store.url", args.store.as_ref());
     settings.flag("kafka.brokers", args.brokers.as_ref());
     let settings = AllSettings::read(settings)?;
-    say(&format!("configuration  right; {} tables", settings.catalogue.tables().count()));
+    say(&format!("configuration  right; {} tables", settings.common.catalogue.tables().count()));
     let mut wrong = 0;
     let kafka = settings.collector.kafka.clone();
     match topic::partitions(&kafka) {
@@ -50,7 +50,7 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
             say(&format!("kafka          {}", chain(&error)));
         }
     }
-    let examined = settings.open_store().and_then(|store| {
+    let examined = settings.common.open_store().and_then(|store| {
         let name = store.name().to_owned();
         block_on(examine(store)).map(|()| name)
     });

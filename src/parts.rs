@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nodescope_collector::CollectorSettings;
+use nodescope_query::settings::QuerySettings;
 use nodescope_service::http::{Health, HttpServer};
+use nodescope_service::kafka::KafkaSettings;
+use nodescope_service::settings::Settings;
 use nodescope_service::stop;
 use nodescope_store::location::Location;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
-use crate::settings::{AllSettings, load};
+use crate::settings::{Common, finish, load};
 use crate::{ConfigArgs, block_on, chain, say};
 
 /// Flags of `collector` and `query`.
@@ -26,11 +30,13 @@ pub(crate) struct PartArgs {
 }
 
 impl PartArgs {
-    fn settings(&self) -> Result<AllSettings, String> {
+    /// The configuration. One file serves all parts: sections of other parts are not looked at, because what they name
+    /// may be on other machines.
+    fn load(&self) -> Settings {
         let mut settings = load(self.config.config.as_deref());
         settings.flag("kafka.brokers", self.brokers.as_ref());
         settings.flag("store.url", self.store.as_ref());
-        AllSettings::read(settings)
+        settings
     }
 }
 
@@ -62,28 +68,36 @@ async fn serve_health(
 
 /// Runs a collector.
 pub(crate) fn collector(args: &PartArgs) -> Result<(), String> {
-    let settings = args.settings()?;
-    settings.logs.start();
+    let mut settings = args.load();
+    let common = Common::read(&mut settings);
+    let collector = CollectorSettings::read(&mut settings, &common.catalogue);
+    settings.tolerate(&["agent", "query"]);
+    finish(settings)?;
+    common.logs.start();
     block_on(async move {
-        let store = settings.open_store()?;
+        let store = common.open_store()?;
         let shutdown = until_asked();
         let health =
-            serve_health(settings.collector.metrics_address, "metrics (collector.metrics_address)", &shutdown).await?;
-        tracing::info!(store = store.name(), brokers = settings.collector.kafka.brokers, "the collector begins");
-        nodescope_collector::run(settings.collector, store, health, shutdown).await.map_err(|e| chain(&e))
+            serve_health(collector.metrics_address, "metrics (collector.metrics_address)", &shutdown).await?;
+        tracing::info!(store = store.name(), brokers = collector.kafka.brokers, "the collector begins");
+        nodescope_collector::run(collector, store, health, shutdown).await.map_err(|e| chain(&e))
     })
 }
 
 /// Runs a query server.
 pub(crate) fn query(args: &PartArgs) -> Result<(), String> {
-    let settings = args.settings()?;
-    settings.logs.start();
+    let mut settings = args.load();
+    let common = Common::read(&mut settings);
+    let query = QuerySettings::read(&mut settings);
+    settings.tolerate(&["agent", "collector", "kafka"]);
+    finish(settings)?;
+    common.logs.start();
     block_on(async move {
-        let store = settings.open_store()?;
+        let store = common.open_store()?;
         let shutdown = until_asked();
-        let health = serve_health(settings.query.http_address, "metrics (query.http_address)", &shutdown).await?;
+        let health = serve_health(query.http_address, "metrics (query.http_address)", &shutdown).await?;
         let name = store.name().to_owned();
-        let server = nodescope_query::server::open(settings.query, store, &health).await.map_err(|e| chain(&e))?;
+        let server = nodescope_query::server::open(query, store, &health).await.map_err(|e| chain(&e))?;
         say(&format!("the query server listens on {}", server.local_addr()));
         tracing::info!(store = name, "the query server begins");
         server.serve(shutdown).await;
@@ -115,10 +129,13 @@ pub(crate) struct BrokerArgs {
 
 /// Runs the embedded broker.
 pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
-    let settings = AllSettings::read(load(args.config.config.as_deref()))?;
-    settings.logs.start();
-    let store = args.store.as_ref().map(|s| s.open(settings.catalogue.clone())).transpose().map_err(|e| chain(&e))?;
-    let kafka = settings.collector.kafka;
+    let mut settings = load(args.config.config.as_deref());
+    let common = Common::read(&mut settings);
+    let kafka = KafkaSettings::read(&mut settings);
+    settings.tolerate(&["agent", "collector", "query"]);
+    finish(settings)?;
+    common.logs.start();
+    let store = args.store.as_ref().map(|s| s.open(common.catalogue.clone())).transpose().map_err(|e| chain(&e))?;
     let mut options = BrokerOptions {
         address: args.address,
         advertised_host: args.advertised_host.clone(),

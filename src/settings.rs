@@ -15,12 +15,18 @@ use nodescope_store::location::Location;
 
 use crate::chain;
 
-/// Everything that can be set.
+/// What every part reads.
 #[derive(Debug)]
-pub(crate) struct AllSettings {
+pub(crate) struct Common {
     pub(crate) logs: LogSettings,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) store: Location,
+}
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub(crate) struct AllSettings {
+    pub(crate) common: Common,
     pub(crate) agent: AgentSettings,
     pub(crate) collector: CollectorSettings,
     pub(crate) query: QuerySettings,
@@ -31,18 +37,17 @@ pub(crate) fn load(file: Option<&Path>) -> Settings {
     Settings::load(file, std::env::vars())
 }
 
-impl AllSettings {
-    /// Reads all sections.
-    ///
-    /// # Errors
-    /// All mistakes, one a line.
-    pub(crate) fn read(mut settings: Settings) -> Result<Self, String> {
-        let all = Self::read_noting_mistakes(&mut settings);
-        settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
-        Ok(all)
-    }
+/// Ends the reading.
+///
+/// # Errors
+/// All mistakes, one a line.
+pub(crate) fn finish(settings: Settings) -> Result<(), String> {
+    settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))
+}
 
-    fn read_noting_mistakes(settings: &mut Settings) -> Self {
+impl Common {
+    /// Reads the sections `[log]`, `[node]` and `[store]`.
+    pub(crate) fn read(settings: &mut Settings) -> Self {
         let logs = LogSettings::read(settings);
         let node = NodeSettings::read(settings);
         let catalogue = match Catalogue::load(node.catalogue_folder.as_deref()) {
@@ -59,15 +64,7 @@ impl AllSettings {
             "/var/lib/nodescope/store",
             "Where rows are kept: a folder, or s3://bucket/prefix with credentials in AWS_… variables.",
         );
-        let agent = AgentSettings::read(settings, &catalogue);
-        let collector = CollectorSettings::read(settings, &catalogue);
-        let query = QuerySettings::read(settings);
-        if collector.upkeep.grace <= query.limits.statement_timeout {
-            settings.mistake(
-                "collector.grace must be longer than query.statement_timeout: files are deleted so long after they are last needed",
-            );
-        }
-        Self { logs, catalogue: Arc::new(catalogue), store, agent, collector, query }
+        Self { logs, catalogue: Arc::new(catalogue), store }
     }
 
     /// Opens the store.
@@ -76,6 +73,31 @@ impl AllSettings {
     /// When it cannot be used.
     pub(crate) fn open_store(&self) -> Result<Store, String> {
         self.store.open(self.catalogue.clone()).map_err(|e| chain(&e))
+    }
+}
+
+impl AllSettings {
+    /// Reads all sections.
+    ///
+    /// # Errors
+    /// All mistakes, one a line.
+    pub(crate) fn read(mut settings: Settings) -> Result<Self, String> {
+        let all = Self::read_noting_mistakes(&mut settings);
+        finish(settings)?;
+        Ok(all)
+    }
+
+    fn read_noting_mistakes(settings: &mut Settings) -> Self {
+        let common = Common::read(settings);
+        let agent = AgentSettings::read(settings, &common.catalogue);
+        let collector = CollectorSettings::read(settings, &common.catalogue);
+        let query = QuerySettings::read(settings);
+        if collector.upkeep.grace <= query.limits.statement_timeout {
+            settings.mistake(
+                "collector.grace must be longer than query.statement_timeout: files are deleted so long after they are last needed",
+            );
+        }
+        Self { common, agent, collector, query }
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
     settings.preset("log.filter", "warn");
     let mut settings = AllSettings::read(settings)?;
     settings.collector.kafka.replication = 1;
-    settings.logs.start();
+    settings.common.logs.start();
     std::fs::create_dir_all(&data)
         .map_err(|error| format!("cannot use {}: {error}; name another folder with --data", data.display()))?;
     block_on(run(settings, args.broker, data))
@@ -80,7 +80,7 @@ fn default_folder() -> PathBuf {
 }
 
 async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBuf) -> Result<(), String> {
-    let store = settings.open_store()?;
+    let store = settings.common.open_store()?;
     let health = Health::default();
     let http = HttpServer::bind(settings.query.http_address, "health (--http)").await.map_err(|e| chain(&e))?;
     let metrics = match settings.agent.metrics_address {
@@ -93,7 +93,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         metrics: metrics.as_ref().map(HttpServer::local_addr),
         postgres: settings.query.postgres.address,
         broker: broker_address,
-        tables: settings.catalogue.tables().count(),
+        tables: settings.common.catalogue.tables().count(),
     };
     // Each part has a token of its own, so that they stop in the order of the flow and nothing is cut off.
     let [stop_broker, stop_doors] = [CancellationToken::new(), CancellationToken::new()];
@@ -130,7 +130,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     let mut collector =
         tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
     let mut agent =
-        tokio::spawn(nodescope_agent::run(settings.agent, settings.catalogue, health.clone(), stop_agent.clone()));
+        tokio::spawn(nodescope_agent::run(settings.agent, settings.common.catalogue, health.clone(), stop_agent.clone()));
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));
 

@@ -58,7 +58,7 @@ pub(super) fn main(options: &BenchOptions) -> Result<(), String> {
     settings.preset("kafka.partitions", if options.brokers.is_some() { "4" } else { "1" });
     settings.preset("log.filter", "warn");
     let settings = AllSettings::read(settings)?;
-    settings.logs.start();
+    settings.common.logs.start();
     let result = block_on(run(options, settings, &data));
     if data == temporary {
         // A folder that stays behind is worth a word, not a failure.
@@ -188,7 +188,7 @@ async fn run(options: &BenchOptions, mut settings: AllSettings, data: &Path) -> 
     let kafka = settings.collector.kafka.clone();
     topic::ensure(&kafka).await.map_err(|e| chain(&e))?;
     let mut figures = Figures { hosts: options.hosts, ..Figures::default() };
-    let mut sender = Sender::new(&kafka, &settings.catalogue, options.hosts)?;
+    let mut sender = Sender::new(&kafka, &settings.common.catalogue, options.hosts)?;
 
     step(options, "sending as fast as the broker takes it");
     let began = Instant::now();
@@ -210,7 +210,7 @@ async fn run(options: &BenchOptions, mut settings: AllSettings, data: &Path) -> 
     figures.bare_seconds = bare.await.map_err(|e| e.to_string())??;
 
     step(options, "taking it with a collector");
-    let store = settings.open_store()?;
+    let store = settings.common.open_store()?;
     let health = Health::default();
     let stop_collector = CancellationToken::new();
     let began = Instant::now();

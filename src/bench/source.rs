@@ -47,8 +47,8 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
     let mut settings = load(args.config.config.as_deref());
     settings.flag("kafka.brokers", Some(&args.brokers));
     let settings = AllSettings::read(settings)?;
-    settings.logs.start();
-    let table = settings.catalogue.get("known").ok_or("the catalogue has no table `known`")?.clone();
+    settings.common.logs.start();
+    let table = settings.common.catalogue.get("known").ok_or("the catalogue has no table `known`")?.clone();
     let installation = Installation::begin(&args.data, &HostRoot::new("/")).map_err(|e| chain(&e))?;
     let (mut journal, mut next) = Journal::open(&args.data.join("journal")).map_err(|e| e.to_string())?;
     let options = PublisherOptions {
@@ -65,7 +65,7 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
     let stop = CancellationToken::new();
     let metrics = AgentMetrics::default();
     let publisher =
-        Publisher::start(options, &settings.catalogue, &Health::default(), metrics, &stop).map_err(|e| chain(&e))?;
+        Publisher::start(options, &settings.common.catalogue, &Health::default(), metrics, &stop).map_err(|e| chain(&e))?;
     std::thread::spawn({
         let stop = stop.clone();
         move || {

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, ListBuilder, StringArray, StringBuilder,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListBuilder, StringArray, StringBuilder,
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -102,7 +102,7 @@ impl ScalarUDFImpl for CatalogFunction {
             .iter()
             .map(|column| cast(column, &DataType::Utf8))
             .collect::<Result<Vec<_>, ArrowError>>()?;
-        let texts: Vec<&StringArray> = columns.iter().map(datafusion::arrow::array::AsArray::as_string::<i32>).collect();
+        let texts: Vec<&StringArray> = columns.iter().map(AsArray::as_string::<i32>).collect();
         let answers = (0..rows)
             .map(|row| {
                 let values: Vec<_> = texts.iter().map(|text| text.is_valid(row).then(|| text.value(row))).collect();
