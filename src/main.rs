@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodescope_agent::cli::AgentArgs;
+use nodescope_service::errors::chain;
 
 /// Telemetry of computing-power nodes: from every server to SQL, each row once.
 ///
@@ -82,11 +83,6 @@ fn complain(message: &str) {
 #[allow(clippy::print_stdout, reason = "this is what the command is for")]
 fn say(line: &str) {
     println!("{line}");
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Runs a future on a runtime with all threads.

@@ -77,8 +77,7 @@ pub(crate) fn collector(args: &PartArgs) -> Result<(), String> {
     block_on(async move {
         let store = common.open_store()?;
         let shutdown = until_asked();
-        let health =
-            serve_health(collector.metrics_address, "metrics (collector.metrics_address)", &shutdown).await?;
+        let health = serve_health(collector.metrics_address, "metrics (collector.metrics_address)", &shutdown).await?;
         tracing::info!(store = store.name(), brokers = collector.kafka.brokers, "the collector begins");
         nodescope_collector::run(collector, store, health, shutdown).await.map_err(|e| chain(&e))
     })

@@ -129,8 +129,12 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     let (stop_collector, stop_agent) = (CancellationToken::new(), CancellationToken::new());
     let mut collector =
         tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
-    let mut agent =
-        tokio::spawn(nodescope_agent::run(settings.agent, settings.common.catalogue, health.clone(), stop_agent.clone()));
+    let mut agent = tokio::spawn(nodescope_agent::run(
+        settings.agent,
+        settings.common.catalogue,
+        health.clone(),
+        stop_agent.clone(),
+    ));
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));
 

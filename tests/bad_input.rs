@@ -27,7 +27,7 @@ async fn rubbish_is_set_aside_and_nothing_stalls() {
     for _ in 0..PIECES {
         piece.resize(random.random_range(0..400), 0);
         random.fill_bytes(&mut piece);
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to("telemetry").key(b"rubbish").payload(&piece);
+        let mut record = BaseRecord::to("telemetry").key("rubbish").payload(&piece);
         while let Err((error, back)) = producer.send(record) {
             assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
             producer.poll(Duration::from_millis(20));

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use nodescope_model::catalogue::Catalogue;
+use nodescope_service::errors::chain;
 use nodescope_service::http::{Health, HttpServer};
 use nodescope_service::logs::LogSettings;
 use nodescope_service::settings::Settings;
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::once::{OnceFormat, once};
 use crate::settings::AgentSettings;
-use crate::ticker::chain;
 
 /// Samples this machine and sends the rows to Kafka.
 ///

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_cast::pretty::pretty_format_batches;
 use nodescope_model::catalogue::{Catalogue, Table};
+use nodescope_service::errors::chain;
 
 use crate::probe::{ProbeError, Tick};
 use crate::settings::AgentSettings;
@@ -72,7 +73,7 @@ pub fn once(
     if format == OnceFormat::Table {
         for (table, _, result) in &sampled {
             if let Err(error) = result {
-                writeln!(out, "{}: {}", table.name, ticker::chain(error))?;
+                writeln!(out, "{}: {}", table.name, chain(error))?;
             }
         }
         for name in waiting {

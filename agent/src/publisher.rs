@@ -21,6 +21,7 @@ use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::identity::RecordId;
 use nodescope_model::record::{Envelope, encode};
 use nodescope_model::rows::Stamp;
+use nodescope_service::errors::chain;
 use nodescope_service::http::Health;
 use nodescope_service::kafka::KafkaSettings;
 use nodescope_service::topic;
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::AgentMetrics;
 use crate::spool::{self, Spool, SpoolError, SpoolFacts, SpoolLimits, Spooled};
-use crate::ticker::{chain, now_us};
+use crate::ticker::now_us;
 
 /// Batches that wait to be encoded. At a dozen tables a second, more than a minute of a disk that does not answer.
 const QUEUE: usize = 1024;

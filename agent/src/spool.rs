@@ -142,6 +142,8 @@ pub struct Spool {
     files: BTreeMap<u64, Kept>,
     writing: Option<File>,
     dirty: bool,
+    /// A file was made whose name is not durable yet.
+    new_name: bool,
     last_file: u64,
     queue: VecDeque<(Option<Place>, Arc<Spooled>)>,
     queued_bytes: usize,
@@ -175,6 +177,7 @@ impl Spool {
             files: BTreeMap::new(),
             writing: None,
             dirty: false,
+            new_name: false,
             last_file: 0,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -249,7 +252,7 @@ impl Spool {
         while self.queued_bytes > self.limits.queue_bytes && self.queue.len() > 1 {
             let Some((place, oldest)) = self.queue.pop_front() else { break };
             self.queued_bytes -= oldest.value.len();
-            match place {
+            match place.filter(|place| self.files.contains_key(&place.file)) {
                 Some(place) => self.set(place, State::Pending),
                 None => self.lose([(oldest.envelope.id.boot, oldest.envelope.id.seq, oldest.rows)].into_iter(), "disk"),
             }
@@ -262,6 +265,7 @@ impl Spool {
             self.last_file += 1;
             let path = self.path(self.last_file);
             self.writing = Some(OpenOptions::new().append(true).create_new(true).open(&path)?);
+            self.new_name = true;
             // The name is durable with the next sync; a name lost to a power cut is a second of records.
             let kept = Kept { path, bytes: 0, made: SystemTime::now(), states: Vec::new(), open: 0 };
             self.files.insert(self.last_file, kept);
@@ -298,7 +302,9 @@ impl Spool {
             && let Some(file) = &self.writing
         {
             file.sync_data()?;
-            File::open(&self.folder)?.sync_all()?;
+            if std::mem::take(&mut self.new_name) {
+                File::open(&self.folder)?.sync_all()?;
+            }
         }
         Ok(())
     }
@@ -382,7 +388,8 @@ impl Spool {
 
     /// The record was not sent after all. One that was only in memory goes back to the queue's front.
     pub fn returned(&mut self, place: Option<Place>, record: &Arc<Spooled>) {
-        match place {
+        // Its file may have been given up meanwhile: then this is all there is of it.
+        match place.filter(|place| self.files.contains_key(&place.file)) {
             Some(place) => {
                 self.set(place, State::Pending);
                 // Whoever is reading that file back may be past it already.
@@ -653,6 +660,27 @@ mod tests {
         assert_eq!(seqs(&mut spool), [7, 8, 9]);
         let lost = spool.take_lost();
         assert_eq!((lost.len(), lost[0].first, lost[0].last, lost[0].reason), (1, 0, 6, "disk"));
+    }
+
+    #[test]
+    fn what_comes_back_after_its_file_was_given_up_is_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = SpoolLimits { bytes: 4_000, ..LIMITS };
+        let mut spool = Spool::open(folder.path(), "a", limits).unwrap();
+        spool.append(record(0, 500));
+        let (place, sent) = spool.next_new().unwrap();
+        // Each start begins another file, so the first one is the oldest and goes.
+        for seq in 1..10 {
+            spool.close().unwrap();
+            spool.append(record(seq, 900));
+        }
+        assert!(!spool.files.contains_key(&place.unwrap().file), "the spool is full");
+        spool.returned(place, &sent);
+        let offered = seqs(&mut spool);
+        let lost: BTreeSet<u64> = spool.take_lost().iter().flat_map(|l| l.first..=l.last).collect();
+        for seq in 0..10 {
+            assert!(offered.contains(&seq) || lost.contains(&seq), "{seq} is neither offered nor declared lost");
+        }
     }
 
     proptest! {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arrow_array::RecordBatch;
 use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::rows::{Rows, Stamp};
+use nodescope_service::errors::chain;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -268,11 +269,6 @@ pub fn sample(
     sampled.unwrap_or_else(|_| {
         (None, Err(ProbeError::Driver { library: "the probe itself", message: "it panicked".to_owned() }))
     })
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nodescope_service::errors::chain;
 use nodescope_service::http::Health;
 use nodescope_service::topic::{self, TopicError};
 use nodescope_store::layout::PartitionId;
@@ -37,7 +38,7 @@ use crate::decoder::{MessageDecoder, Raw};
 use crate::ledger::Ledger;
 use crate::metrics::CollectorMetrics;
 use crate::settings::{CollectorSettings, Partitions};
-use crate::writer::{Writer, Written, chain};
+use crate::writer::{Writer, Written};
 
 /// Longest wait for a message before other duties are looked at.
 const POLL: Duration = Duration::from_millis(20);

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nodescope_service::errors::chain;
 use nodescope_store::layout::PartitionId;
 use nodescope_store::seal::Sealer;
 use nodescope_store::{Store, StoreError, compaction, retention};
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::Ledger;
 use crate::metrics::CollectorMetrics;
 use crate::settings::UpkeepSettings;
-use crate::writer::chain;
 
 /// Merges of one table in one round at the most, so that sealing is never far behind.
 const MOST_MERGES: usize = 4;

@@ -7,6 +7,7 @@
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use nodescope_service::errors::chain;
 use nodescope_store::segment::{Draft, Footer, encode};
 use nodescope_store::{Store, StoreError};
 use tokio::runtime::Handle;
@@ -67,16 +68,4 @@ impl Writer {
         self.metrics.segment_seconds.observe(began.elapsed().as_secs_f64());
         Ok(footer)
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

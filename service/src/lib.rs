@@ -5,9 +5,11 @@
 //! - [`topic`] (feature `kafka`): the client library's set-up, and a topic that is there.
 //! - [`node`]: what this machine belongs to.
 //! - [`stop`]: being asked to stop.
+//! - [`errors`]: errors as people read them.
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`.
 //! - [`logs`]: structured logs on standard error.
 
+pub mod errors;
 pub mod http;
 pub mod kafka;
 pub mod logs;

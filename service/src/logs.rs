@@ -1,5 +1,6 @@
 //! Structured logs on standard error: one event a line, as text for people or as JSON for collectors of logs.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -59,6 +60,7 @@ impl LogSettings {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_span_events(FmtSpan::NONE);
         let _ = match self.format {
             LogFormat::Text => builder.with_target(false).compact().try_init(),

@@ -64,8 +64,8 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
     };
     let stop = CancellationToken::new();
     let metrics = AgentMetrics::default();
-    let publisher =
-        Publisher::start(options, &settings.common.catalogue, &Health::default(), metrics, &stop).map_err(|e| chain(&e))?;
+    let publisher = Publisher::start(options, &settings.common.catalogue, &Health::default(), metrics, &stop)
+        .map_err(|e| chain(&e))?;
     std::thread::spawn({
         let stop = stop.clone();
         move || {
