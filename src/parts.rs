@@ -129,6 +129,8 @@ pub(crate) struct BrokerArgs {
 /// Runs the embedded broker.
 pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
     let mut settings = load(args.config.config.as_deref());
+    // It answers one request at a time: more partitions would bring no speed.
+    settings.preset("kafka.partitions", "1");
     let common = Common::read(&mut settings);
     let kafka = KafkaSettings::read(&mut settings);
     settings.tolerate(&["agent", "collector", "query"]);

@@ -1,6 +1,6 @@
 //! Who this agent is: its id, and which run of it this is.
 //!
-//! Both are kept in `agent` in the agent's folder. The id is made once. The boot number grows with every start
+//! Both are kept in `agent` in the agent's folder. The id is made once. The boot number, the time of the start or more, grows with every start
 //! and is durable before the first record bears it, so that no two runs ever give one number to two records. A folder
 //! that was copied to another machine (an image of a disk, say) is noticed by the machine's id, and gets an id of
 //! its own.
@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -65,13 +66,16 @@ impl Installation {
         let machine = std::fs::read_to_string(root.path("/etc/machine-id"))
             .map(|text| text.trim().to_owned())
             .unwrap_or_default();
+        // Seconds since 1970, or one more than the last: also a folder that was set back to an older state begins a
+        // run whose number no other had.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
         let (agent, boot) = match std::fs::read_to_string(folder.join(FILE)).ok().and_then(|text| parse(&text)) {
-            Some(last) if last.machine == machine => (last.agent, last.boot + 1),
+            Some(last) if last.machine == machine => (last.agent, now.max(last.boot + 1)),
             Some(_) => {
                 tracing::warn!("this folder comes from another machine: the agent takes a new id");
-                (new_id(), 1)
+                (new_id(), now)
             }
-            None => (new_id(), 1),
+            None => (new_id(), now),
         };
         write(folder, &format!("{agent}\n{boot}\n{machine}\n")).map_err(failed)?;
         Ok(Self { agent, boot, _lock: lock })
@@ -124,11 +128,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Installation::begin(folder.path(), &root).unwrap();
         let agent = first.agent.clone();
-        assert_eq!(first.boot, 1);
+        let boot = first.boot;
         assert!(matches!(Installation::begin(folder.path(), &root), Err(InstallationError::InUse { .. })));
         drop(first);
         let second = Installation::begin(folder.path(), &root).unwrap();
-        assert_eq!((second.agent, second.boot), (agent, 2));
+        assert_eq!(second.agent, agent);
+        assert!(second.boot > boot);
     }
 
     #[test]

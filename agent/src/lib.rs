@@ -110,12 +110,7 @@ pub async fn run(
     let of_own = ProbeFacts::new(own.table(), ticker.interval_of(&catalogue, own.as_ref())?);
     ticker.add(own, of_own, &catalogue, &place, &sink)?;
     ticker.run(shutdown).await;
-    // The ticker's probes may be in the middle of a sample, and hold the publisher for that moment.
-    let ended = tokio::task::spawn_blocking(move || {
-        if let Some(publisher) = Arc::into_inner(publisher) {
-            publisher.finish();
-        }
-    });
+    let ended = tokio::task::spawn_blocking(move || publisher.finish());
     if let Err(error) = ended.await {
         tracing::error!(%error, "the publisher ended badly");
     }

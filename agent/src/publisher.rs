@@ -49,6 +49,9 @@ const BACKLOG_WINDOW: usize = 128;
 /// The spool is made durable this often.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// How often losses are declared: neighbouring ones become one row.
+const DECLARE_EVERY: Duration = Duration::from_secs(5);
+
 /// Wait for rows while records are under way: the library tells of their fate only when asked.
 const WAIT_BUSY: Duration = Duration::from_millis(50);
 
@@ -109,6 +112,8 @@ pub fn producer_config(kafka: &KafkaSettings) -> rdkafka::ClientConfig {
         .set("compression.level", "1")
         .set("linger.ms", "5")
         .set("message.timeout.ms", GIVE_BACK)
+        // Larger records are refused by the library before the broker's own limit is asked.
+        .set("message.max.bytes", "4194304")
         .set("queue.buffering.max.messages", "10000")
         .set("queue.buffering.max.kbytes", "65536")
         .set("partitioner", "murmur2_random")
@@ -148,7 +153,7 @@ pub struct Publisher {
     offered: SyncSender<Sampled>,
     facts: Arc<Mutex<PublisherFacts>>,
     metrics: AgentMetrics,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
 }
 
@@ -193,7 +198,7 @@ impl Publisher {
             .name("publisher".into())
             .spawn(move || sending.run(&rows))
             .map_err(PublisherError::Thread)?;
-        Ok(Self { offered, facts, metrics, thread: Some(thread), stop })
+        Ok(Self { offered, facts, metrics, thread: Mutex::new(Some(thread)), stop })
     }
 
     /// Offers rows. `false` when they were dropped, and counted, because the disk has not answered for a long time.
@@ -223,9 +228,9 @@ impl Publisher {
     }
 
     /// Stops: what is under way may arrive, the rest stays in the spool. Blocks for a few seconds at the most.
-    pub fn finish(mut self) {
+    pub fn finish(&self) {
         self.stop.cancel();
-        if let Some(thread) = self.thread.take()
+        if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the publisher's thread ended badly");
@@ -308,7 +313,7 @@ struct Sending {
 
 impl Sending {
     fn run(mut self, rows: &Receiver<Sampled>) {
-        let mut synced = Instant::now();
+        let (mut synced, mut declared) = (Instant::now(), Instant::now());
         while !self.stop.is_cancelled() {
             let wait = if self.in_flight > 0 || self.spool.facts().records > 0 { WAIT_BUSY } else { WAIT_IDLE };
             match rows.recv_timeout(wait) {
@@ -321,7 +326,10 @@ impl Sending {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.declare_lost();
+            if declared.elapsed() >= DECLARE_EVERY {
+                self.declare_lost();
+                declared = Instant::now();
+            }
             self.take_outcomes();
             self.send();
             if synced.elapsed() >= SYNC_EVERY {
@@ -333,12 +341,14 @@ impl Sending {
         while let Ok(sampled) = rows.try_recv() {
             self.append(&sampled);
         }
-        self.send();
+        self.declare_lost();
+        self.send_new();
         self.sync();
         let until = Instant::now() + FAREWELL;
-        while self.in_flight > 0 && !self.is_away && Instant::now() < until {
+        while (self.in_flight > 0 || self.spool.has_memory_only()) && !self.is_away && Instant::now() < until {
             self.producer.poll(Timeout::After(WAIT_BUSY));
             self.take_outcomes();
+            self.send_new();
         }
         self.tell();
     }
@@ -421,6 +431,11 @@ impl Sending {
     }
 
     fn give_back(&mut self, sent: &Sent, error: &KafkaError) {
+        if is_hopeless(error) {
+            tracing::error!(record = %sent.record.envelope.id, error = chain(error), "a record can never be sent");
+            self.spool.give_up(sent.place, &sent.record, "refused");
+            return;
+        }
         self.spool.returned(sent.place, &sent.record);
         self.facts.lock().retried += 1;
         self.metrics.retried.inc();
@@ -430,12 +445,20 @@ impl Sending {
         }
     }
 
-    fn send(&mut self) {
+    /// Hands over what is new. `false` when the library takes no more.
+    fn send_new(&mut self) -> bool {
         while self.in_flight < WINDOW {
             let Some((place, record)) = self.spool.next_new() else { break };
             if !self.hand_over(Sent { place, record, is_old: false }) {
-                return;
+                return false;
             }
+        }
+        true
+    }
+
+    fn send(&mut self) {
+        if !self.send_new() {
+            return;
         }
         // While nothing is acknowledged, one record at a time asks whether the broker is back; the rest would only
         // wait in memory.
@@ -476,7 +499,8 @@ impl Sending {
                 } else {
                     self.give_back(&sent, &error);
                 }
-                false
+                // What can never be sent is done with; the next one may go.
+                is_hopeless(&error)
             }
         }
     }
@@ -493,6 +517,14 @@ impl Sending {
         self.metrics.show_spool(&spool);
         self.facts.lock().spool = spool;
     }
+}
+
+/// Whether trying again is of no use: the record is larger than Kafka takes.
+fn is_hopeless(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessage)
+    )
 }
 
 impl Drop for Sending {

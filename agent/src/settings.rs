@@ -64,8 +64,8 @@ impl AgentSettings {
             "1s",
             "Nothing is sampled more often than this. What is slow by nature keeps its own interval.",
         );
-        if interval.is_zero() || !interval.as_micros().is_multiple_of(1_000_000) {
-            settings.mistake("agent.interval: whole seconds, at least 1s");
+        if ![1, 2, 5, 10, 30, 60].map(Duration::from_secs).contains(&interval) {
+            settings.mistake("agent.interval: 1s, 2s, 5s, 10s, 30s or 1m, so that all intervals meet on the minute");
         }
         let per_cpu_every =
             settings.duration("agent.per_cpu_interval", "10s", "How often single CPUs are sampled beside their total.");

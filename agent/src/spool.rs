@@ -130,6 +130,8 @@ struct Kept {
     bytes: u64,
     made: SystemTime,
     states: Vec<State>,
+    /// Boot, number and rows of each record: what must be told when the file has to go.
+    names: Vec<(u64, u64, u32)>,
     open: usize,
 }
 
@@ -226,7 +228,12 @@ impl Spool {
         }
         let made = std::fs::metadata(&path)?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         let states = vec![State::Pending; frames.len()];
-        self.files.insert(number, Kept { path, bytes: good as u64, made, open: states.len(), states });
+        let names = frames
+            .iter()
+            .filter_map(|range| decode(&self.agent, data.get(range.clone())?))
+            .map(|record| (record.envelope.id.boot, record.envelope.id.seq, record.rows))
+            .collect();
+        self.files.insert(number, Kept { path, bytes: good as u64, made, open: states.len(), states, names });
         Ok(())
     }
 
@@ -239,8 +246,6 @@ impl Spool {
                     tracing::error!(%error, folder = %self.folder.display(), "the spool cannot be written; records are kept in memory");
                 }
                 self.refused += 1;
-                // A frame may be half written: what follows goes into another file.
-                self.writing = None;
                 None
             }
         };
@@ -267,30 +272,38 @@ impl Spool {
             self.writing = Some(OpenOptions::new().append(true).create_new(true).open(&path)?);
             self.new_name = true;
             // The name is durable with the next sync; a name lost to a power cut is a second of records.
-            let kept = Kept { path, bytes: 0, made: SystemTime::now(), states: Vec::new(), open: 0 };
+            let kept = Kept { path, bytes: 0, made: SystemTime::now(), states: Vec::new(), names: Vec::new(), open: 0 };
             self.files.insert(self.last_file, kept);
         }
         let frame = encode(record);
         let Some(file) = &mut self.writing else { return Err(io::ErrorKind::NotFound.into()) };
-        file.write_all(&frame)?;
-        self.dirty = true;
         let number = self.last_file;
         let Some(kept) = self.files.get_mut(&number) else { return Err(io::ErrorKind::NotFound.into()) };
+        if let Err(error) = file.write_all(&frame) {
+            // A frame may be half written: it is cut off, and the file goes on. Where even that is refused, what
+            // follows goes into another file.
+            if file.set_len(kept.bytes).is_err() {
+                self.writing = None;
+                if kept.open == 0 {
+                    self.delete(number);
+                }
+            }
+            return Err(error);
+        }
+        self.dirty = true;
         kept.bytes += frame.len() as u64;
         kept.states.push(State::Pending);
+        kept.names.push((record.envelope.id.boot, record.envelope.id.seq, record.rows));
         kept.open += 1;
         let index = u32::try_from(kept.states.len() - 1).map_err(io::Error::other)?;
         if kept.bytes >= FILE_BYTES {
-            self.close()?;
+            // The record is written, whatever becomes of the sync.
+            if let Err(error) = self.sync() {
+                tracing::warn!(%error, "a file of the spool cannot be made durable");
+            }
+            self.writing = None;
         }
         Ok(Place { file: number, index })
-    }
-
-    /// Closes the file being written, durably.
-    fn close(&mut self) -> io::Result<()> {
-        self.sync()?;
-        self.writing = None;
-        Ok(())
     }
 
     /// Makes what was appended durable.
@@ -298,13 +311,15 @@ impl Spool {
     /// # Errors
     /// When the disk refuses.
     pub fn sync(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.dirty)
+        if self.dirty
             && let Some(file) = &self.writing
         {
             file.sync_data()?;
-            if std::mem::take(&mut self.new_name) {
+            if self.new_name {
                 File::open(&self.folder)?.sync_all()?;
+                self.new_name = false;
             }
+            self.dirty = false;
         }
         Ok(())
     }
@@ -328,11 +343,15 @@ impl Spool {
                     let (&file, _) = self.files.iter().find(|(_, f)| f.states.contains(&State::Pending))?;
                     match self.read_back(file) {
                         Ok(draining) => self.draining.insert(draining),
-                        Err(error) => {
+                        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
                             self.damaged += 1;
                             tracing::error!(file, %error, "a file of the spool cannot be read back");
                             self.drop_file(file, "damaged");
                             continue;
+                        }
+                        Err(error) => {
+                            tracing::warn!(file, %error, "a file of the spool cannot be read back now");
+                            return None;
                         }
                     }
                 }
@@ -427,28 +446,40 @@ impl Spool {
             } else {
                 return;
             };
-            if oldest == self.last_file {
-                self.writing = None;
-                self.dirty = false;
-            }
             self.drop_file(oldest, reason);
         }
     }
 
     /// Gives up a file, and notes what that loses: the records that nobody has yet.
     fn drop_file(&mut self, file: u64, reason: &'static str) {
-        let states = self.files.get(&file).map(|f| f.states.clone()).unwrap_or_default();
-        if let Ok(Draining { data, frames, .. }) = self.read_back(file) {
-            let lost: Vec<(u64, u64, u32)> = frames
-                .iter()
-                .zip(&states)
-                .filter(|(_, state)| **state == State::Pending)
-                .filter_map(|(range, _)| decode(&self.agent, data.get(range.clone())?))
-                .map(|r| (r.envelope.id.boot, r.envelope.id.seq, r.rows))
-                .collect();
-            self.lose(lost.into_iter(), reason);
+        let Some(kept) = self.files.get(&file) else { return };
+        let lost: Vec<(u64, u64, u32)> = kept
+            .names
+            .iter()
+            .zip(&kept.states)
+            .filter(|(_, state)| **state == State::Pending)
+            .map(|(name, _)| *name)
+            .collect();
+        self.lose(lost.into_iter(), reason);
+        if file == self.last_file {
+            self.writing = None;
+            self.dirty = false;
         }
         self.delete(file);
+    }
+
+    /// The record can never be sent.
+    pub fn give_up(&mut self, place: Option<Place>, record: &Spooled, reason: &'static str) {
+        let id = &record.envelope.id;
+        self.lose([(id.boot, id.seq, record.rows)].into_iter(), reason);
+        if let Some(place) = place {
+            self.acknowledged(place);
+        }
+    }
+
+    /// Whether there are records that no disk keeps.
+    pub fn has_memory_only(&self) -> bool {
+        self.queue.iter().any(|(place, _)| place.is_none())
     }
 
     fn delete(&mut self, file: u64) {
@@ -671,7 +702,7 @@ mod tests {
         let (place, sent) = spool.next_new().unwrap();
         // Each start begins another file, so the first one is the oldest and goes.
         for seq in 1..10 {
-            spool.close().unwrap();
+            spool.writing = None;
             spool.append(record(seq, 900));
         }
         assert!(!spool.files.contains_key(&place.unwrap().file), "the spool is full");

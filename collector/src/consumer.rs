@@ -22,6 +22,7 @@ use nodescope_service::http::Health;
 use nodescope_service::topic::{self, TopicError};
 use nodescope_store::layout::PartitionId;
 use nodescope_store::segment::Footer;
+use nodescope_store::taken::Recovered;
 use nodescope_store::{Store, StoreError};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -287,7 +288,7 @@ impl Reading {
                 return Err(CollectorError::NoSuchPartition { topic: topic.clone(), partition: number });
             }
             let partition = PartitionId::new(topic.clone(), number);
-            let recovered = self.runtime.block_on(self.store.recover(&partition))?;
+            let Some(recovered) = self.recover(&partition)? else { return Ok(()) };
             tracing::info!(
                 %partition,
                 next = recovered.next,
@@ -307,6 +308,25 @@ impl Reading {
             lanes.insert(number, Lane { assembler, writing: None, durable: None, out_of_range: false });
         }
         consumer.incremental_assign(&assignment).map_err(CollectorError::Configuration)
+    }
+
+    /// What the store knows of a partition, as soon as it answers. `None` when told to stop meanwhile.
+    fn recover(&self, partition: &PartitionId) -> Result<Option<Recovered>, CollectorError> {
+        while !self.shutdown.is_cancelled() {
+            match self.runtime.block_on(self.store.recover(partition)) {
+                Ok(recovered) => {
+                    self.health.ready("store");
+                    return Ok(Some(recovered));
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%partition, error = chain(&error), "waiting for the store");
+                    self.health.not_ready("store", chain(&error));
+                    std::thread::sleep(ASK_AGAIN);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     fn take_messages(
@@ -408,13 +428,14 @@ impl Reading {
             let partition = PartitionId::new(topic.clone(), number);
             return Err(CollectorError::BrokerWentBack { partition, end: high, position });
         }
-        if position < low {
-            self.count_loss(number, lane.assembler.skip_to(low));
-            let seek = Offset::Offset(i64::try_from(low).unwrap_or(i64::MAX));
-            if let Err(error) = consumer.seek(topic, number, seek, Timeout::After(PATIENCE)) {
-                tracing::warn!(partition = number, %error, "cannot go on at the oldest record yet");
-                lane.out_of_range = true;
-            }
+        self.count_loss(number, lane.assembler.skip_to(position.max(low)));
+        // The library has stopped reading this partition, and seeking does not start it again; assigning it anew does.
+        let next = Offset::Offset(i64::try_from(position.max(low)).unwrap_or(i64::MAX));
+        let mut again = TopicPartitionList::new();
+        again.add_partition_offset(topic, number, next).map_err(CollectorError::Configuration)?;
+        if let Err(error) = consumer.incremental_unassign(&again).and_then(|()| consumer.incremental_assign(&again)) {
+            tracing::warn!(partition = number, %error, "cannot go on at the oldest record yet");
+            lane.out_of_range = true;
         }
         Ok(())
     }

@@ -40,7 +40,11 @@ impl Ledger {
     /// Begins with what the store knows of a partition.
     pub fn begin(&self, partition: PartitionId, recovered: &Recovered) {
         let entry = Entry {
-            segments: recovered.segments.iter().cloned().map(Arc::new).collect(),
+            segments: recovered
+                .segments
+                .iter()
+                .map(|footer| Arc::new(Footer { taken: Vec::new(), ..footer.clone() }))
+                .collect(),
             taken: recovered.taken.clone(),
             next: recovered.next.unwrap_or(0),
             noted: recovered.noted,
@@ -49,10 +53,11 @@ impl Ledger {
     }
 
     /// Adds a durable segment.
-    pub fn add(&self, footer: Footer) {
+    pub fn add(&self, mut footer: Footer) {
         let mut partitions = self.partitions.lock();
         let entry = partitions.entry(footer.partition.clone()).or_default();
-        entry.taken.extend(&footer.taken);
+        // Kept once, in the set: with many agents it is most of a footer.
+        entry.taken.extend(&std::mem::take(&mut footer.taken));
         entry.next = footer.next;
         entry.segments.push_back(Arc::new(footer));
     }

@@ -48,17 +48,16 @@ pub async fn run(
     let ledger = Arc::new(Ledger::default());
     // Whatever ends one half ends the other.
     let stop = shutdown.child_token();
-    let upkeep = tokio::spawn(upkeep::run(
-        settings.upkeep.clone(),
-        store.clone(),
-        ledger.clone(),
-        metrics.clone(),
-        stop.clone(),
-    ));
+    let ended = stop.clone().drop_guard();
+    let upkeep = upkeep::run(settings.upkeep.clone(), store.clone(), ledger.clone(), metrics.clone(), stop.clone());
+    let upkeep = tokio::spawn(async move {
+        let _ended = ended;
+        upkeep.await;
+    });
     let result = consumer::run(settings, store, ledger, metrics, health, stop.clone()).await;
     stop.cancel();
     if let Err(error) = upkeep.await {
-        tracing::error!(%error, "upkeep ended badly");
+        return Err(CollectorError::Thread(format!("upkeep of the store: {error}")));
     }
     result
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nodescope_service::errors::chain;
 use nodescope_store::layout::PartitionId;
 use nodescope_store::seal::Sealer;
+use nodescope_store::sealed::SealedTable;
 use nodescope_store::{Store, StoreError, compaction, retention};
 use object_store::path::Path;
 use tokio::time::MissedTickBehavior;
@@ -141,30 +142,56 @@ impl Upkeep {
     }
 
     async fn compact(&mut self) -> Result<(), StoreError> {
-        let store = self.store.clone();
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let mut first = Ok(());
         for table in self.sealer.tables().await? {
-            for _ in 0..MOST_MERGES {
-                let merged = compaction::compact(&store, table).await?;
-                if merged == 0 {
-                    break;
-                }
-                self.metrics.merged_files.inc_by(merged as u64);
-            }
+            // One table that cannot be merged does not hold up the others.
+            first = first.and(merge(&store, &metrics, table).await);
         }
-        Ok(())
+        first
     }
 
     async fn expire(&mut self) -> Result<(), StoreError> {
         let now_us = crate::consumer::now_us();
+        let mut first = Ok(());
         for table in self.sealer.tables().await? {
             let age = self.settings.retention_of(&table.table().name);
-            let expired = retention::expire(table, age, now_us).await?;
-            if expired > 0 {
-                tracing::info!(table = table.table().name, files = expired, "rows are past their age limit");
-            }
-            let swept = retention::sweep(&self.store, table, self.settings.grace, &mut self.swept).await?;
-            self.metrics.deleted_files.inc_by(swept as u64);
+            let done =
+                expire(&self.store, &self.metrics, table, age, self.settings.grace, now_us, &mut self.swept).await;
+            first = first.and(done);
         }
-        Ok(())
+        first
     }
+}
+
+async fn merge(store: &Store, metrics: &CollectorMetrics, table: &mut SealedTable) -> Result<(), StoreError> {
+    // Somebody else may have merged, and our own last commit may have taken place although it did not say so.
+    table.refresh().await?;
+    for _ in 0..MOST_MERGES {
+        let merged = compaction::compact(store, table).await?;
+        if merged == 0 {
+            break;
+        }
+        metrics.merged_files.inc_by(merged as u64);
+    }
+    Ok(())
+}
+
+async fn expire(
+    store: &Store,
+    metrics: &CollectorMetrics,
+    table: &mut SealedTable,
+    age: Duration,
+    grace: Duration,
+    now_us: i64,
+    swept: &mut HashSet<Path>,
+) -> Result<(), StoreError> {
+    table.refresh().await?;
+    let expired = retention::expire(table, age, now_us).await?;
+    if expired > 0 {
+        tracing::info!(table = table.table().name, files = expired, "rows are past their age limit");
+    }
+    let deleted = retention::sweep(store, table, grace, swept).await?;
+    metrics.deleted_files.inc_by(deleted as u64);
+    Ok(())
 }

@@ -55,7 +55,7 @@ impl LogSettings {
     /// Starts logging. A second call in one process changes nothing.
     pub fn start(&self) {
         // Libraries that narrate at info level are held to warnings unless asked for by name.
-        let quiet = "tansu_broker=warn,tansu_storage=warn,tansu_service=warn,deltalake=warn,buoyant_kernel=warn,delta_kernel=warn,rama=warn";
+        let quiet = "tansu_broker=warn,tansu_storage=warn,tansu_service=warn,tansu_sans_io=warn,deltalake=warn,buoyant_kernel=warn,delta_kernel=warn,rama=warn";
         let filter = EnvFilter::new(format!("{quiet},{}", self.filter));
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)

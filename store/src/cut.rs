@@ -88,6 +88,15 @@ struct Followed {
     next: u64,
 }
 
+impl Followed {
+    fn push(&mut self, mut footer: Footer) {
+        // What was taken is the collector's business, and is most of a footer where agents are many.
+        footer.taken = Vec::new();
+        self.next = footer.next;
+        self.segments.push_back(Arc::new(footer));
+    }
+}
+
 #[derive(Debug)]
 struct View {
     /// `None` while nothing has been sealed into the table.
@@ -160,10 +169,17 @@ impl Reader {
                 while entry.segments.front().is_some_and(|s| s.first < oldest) {
                     entry.segments.pop_front();
                 }
+                if entry.segments.is_empty() {
+                    entry.next = entry.next.max(oldest);
+                }
                 let new: Vec<u64> = firsts.into_iter().filter(|first| *first >= entry.next).collect();
                 for footer in self.store.footers(&partition, &new).await? {
-                    entry.next = footer.next;
-                    entry.segments.push_back(Arc::new(footer));
+                    // A listing is no snapshot: it may show a segment and not the one before. The next look asks for
+                    // that by its name.
+                    if footer.first != entry.next && !entry.segments.is_empty() {
+                        break;
+                    }
+                    entry.push(footer);
                 }
             }
             *listed = Some(Instant::now());
@@ -176,10 +192,7 @@ impl Reader {
                 .await?;
             for (partition, footers) in more {
                 let Some(known) = partitions.get_mut(&partition) else { continue };
-                for footer in footers {
-                    known.next = footer.next;
-                    known.segments.push_back(Arc::new(footer));
-                }
+                footers.into_iter().for_each(|footer| known.push(footer));
             }
         }
         *followed = Some(Instant::now());

@@ -207,7 +207,7 @@ impl DurableStore {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
-        remove_temporaries(&root)?;
+        remove_temporaries(&root);
         Ok(Self::on(Arc::new(LocalDisk), root))
     }
 
@@ -236,20 +236,19 @@ impl DurableStore {
 }
 
 /// Removes files left by a process that died while writing. Only names of ours, and only ones older than a minute: a
-/// process beside us may be writing now.
-fn remove_temporaries(directory: &FsPath) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
+/// process beside us may be writing now. They are never listed, so it is no matter when one cannot be removed: another
+/// process has just done so, or this one may only read.
+fn remove_temporaries(directory: &FsPath) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
         let Ok(metadata) = entry.metadata() else { continue };
+        let is_old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() > 60));
         if metadata.is_dir() {
-            remove_temporaries(&entry.path())?;
-        } else if entry.file_name().to_string_lossy().ends_with(TEMPORARY)
-            && metadata.modified()?.elapsed().is_ok_and(|age| age.as_secs() > 60)
-        {
-            std::fs::remove_file(entry.path())?;
+            remove_temporaries(&entry.path());
+        } else if is_old && entry.file_name().to_string_lossy().ends_with(TEMPORARY) {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
-    Ok(())
 }
 
 /// Writes parts under a name so that an `Ok` survives a power cut.

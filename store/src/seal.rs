@@ -63,24 +63,24 @@ impl Sealer {
     /// must be in order and without holes.
     ///
     /// # Errors
-    /// The first failure. What was committed before it stays, and the next round goes on from there.
+    /// The first failure, after all tables have been tried. What was committed stays, and the next round goes on.
     pub async fn seal(&mut self, segments: &[Arc<Footer>]) -> Result<Sealed, StoreError> {
         let mut done = Sealed::default();
         let names: std::collections::BTreeSet<&str> =
             segments.iter().flat_map(|s| s.parts.iter().map(|p| p.table.as_str())).collect();
+        let mut first = Ok(());
         for name in names {
             if self.store.catalogue().get(name).is_none() {
                 tracing::warn!(table = name, "rows of a table that the catalogue no longer has stay in hot segments");
                 continue;
             }
-            let result = self.seal_table(name, segments, &mut done).await;
-            if result.is_err() {
-                // Whatever we thought of this table may be wrong now.
+            if let Err(error) = self.seal_table(name, segments, &mut done).await {
+                // Whatever we thought of this table may be wrong now. The others do not suffer for it.
                 self.tables.remove(name);
+                first = first.and(Err(error));
             }
-            result?;
         }
-        Ok(done)
+        first.map(|()| done)
     }
 
     async fn seal_table(&mut self, name: &str, segments: &[Arc<Footer>], done: &mut Sealed) -> Result<(), StoreError> {

@@ -188,44 +188,47 @@ impl SealedTable {
         self.state.version()
     }
 
-    /// Moves on to the newest version. Returns whether there was a newer one.
+    /// Moves on to the newest version. Returns whether there was a newer one. May be dropped at any moment: then it
+    /// has not moved.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub async fn refresh(&mut self) -> Result<bool, StoreError> {
-        let before = self.version();
-        self.state.update(&*self.log, None).await.map_err(delta(&self.table.name, "read the log"))?;
-        if self.version() == before {
+        let mut state = self.state.clone();
+        state.update(&*self.log, None).await.map_err(delta(&self.table.name, "read the log"))?;
+        if state.version() == self.version() {
             return Ok(false);
         }
-        if self.follow_watermarks(before).await.is_none() {
-            self.watermarks.clear();
-        }
+        let watermarks = self.followed(self.version(), state.version()).await.unwrap_or_default();
+        // No waiting from here on: version and watermarks move together or not at all.
+        self.watermarks = watermarks;
+        self.state = state;
         Ok(true)
     }
 
-    /// Brings the watermarks read so far up to this version from the commits since `before`. `None` when that cannot
-    /// be done (too many commits, or one that is gone into a checkpoint): they are then read anew when asked for.
-    async fn follow_watermarks(&mut self, before: u64) -> Option<()> {
-        if self.watermarks.is_empty() {
-            return Some(());
+    /// The watermarks read so far, brought from one version to another by the commits between them. `None` when that
+    /// cannot be done (too many commits, or one that is gone into a checkpoint): they are then read anew when asked for.
+    async fn followed(&self, from: u64, to: u64) -> Option<HashMap<PartitionId, Option<u64>>> {
+        let mut watermarks = self.watermarks.clone();
+        if watermarks.is_empty() {
+            return Some(watermarks);
         }
-        if self.version() - before > FOLLOWED_COMMITS {
+        if to - from > FOLLOWED_COMMITS {
             return None;
         }
-        let names: HashMap<String, PartitionId> = self.watermarks.keys().map(|p| (p.app_id(), p.clone())).collect();
-        for version in before + 1..=self.version() {
+        let names: HashMap<String, PartitionId> = watermarks.keys().map(|p| (p.app_id(), p.clone())).collect();
+        for version in from + 1..=to {
             let commit = self.log.read_commit_entry(version).await.ok()??;
             for line in commit.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
                 let action: CommitLine = serde_json::from_slice(line).ok()?;
                 if let Some(txn) = action.txn
                     && let Some(partition) = names.get(&txn.app_id)
                 {
-                    self.watermarks.insert(partition.clone(), u64::try_from(txn.version).ok());
+                    watermarks.insert(partition.clone(), u64::try_from(txn.version).ok());
                 }
             }
         }
-        Some(())
+        Some(watermarks)
     }
 
     /// The files of this version, by name.
@@ -306,7 +309,7 @@ impl SealedTable {
             actions.push(Action::Add(self.put_file(file, false).await?));
         }
         let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
-        self.commit(actions, Vec::new(), operation).await
+        self.commit(actions, vec![self.turn()], operation).await
     }
 
     /// Removes files, rows and all.
@@ -315,7 +318,13 @@ impl SealedTable {
     /// When the store fails, or a file was removed by somebody else meanwhile.
     pub async fn remove(&mut self, old: &[SealedFile]) -> Result<(), StoreError> {
         let actions = old.iter().map(|f| Action::Remove(remove(f, true))).collect();
-        self.commit(actions, Vec::new(), DeltaOperation::Delete { predicate: None }).await
+        self.commit(actions, vec![self.turn()], DeltaOperation::Delete { predicate: None }).await
+    }
+
+    /// Whoever replaces or removes files takes a turn. Delta's own conflict check looks away when files are replaced by
+    /// others with the same rows, so that two who merge the same files would double them; it does see two turns.
+    fn turn(&self) -> Transaction {
+        Transaction::new("nodescope/files", i64::try_from(self.version()).unwrap_or(i64::MAX).saturating_add(1))
     }
 
     async fn put_file(&self, file: EncodedFile, data_change: bool) -> Result<Add, StoreError> {
@@ -350,11 +359,10 @@ impl SealedTable {
             .build(Some(self.state.snapshot()), self.log.clone(), operation)
             .await
             .map_err(delta(&self.table.name, "commit"))?;
-        let before = self.version();
-        self.state = finalized.snapshot();
-        if self.follow_watermarks(before).await.is_none() {
-            self.watermarks.clear();
-        }
+        let state = finalized.snapshot();
+        let watermarks = self.followed(self.version(), state.version()).await.unwrap_or_default();
+        self.watermarks = watermarks;
+        self.state = state;
         Ok(())
     }
 
@@ -468,6 +476,25 @@ pub(crate) mod tests {
         assert_eq!(waiting.len(), 2);
         assert!(waiting.iter().all(|p| old.iter().any(|f| f.path == *p)));
         assert!(writer.removed_before(chrono::TimeDelta::hours(1)).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_two_who_merge_the_same_files_one_is_refused() {
+        let store = memory_store();
+        let table = store.catalogue().get("memory").unwrap().clone();
+        let mut one = SealedTable::open_for_writing(&store, &table).await.unwrap();
+        one.append(vec![file(&store, 0, 5), file(&store, 5, 5)], &[advance(None, 10)]).await.unwrap();
+        let mut two = SealedTable::open_for_writing(&store, &table).await.unwrap();
+        let old = one.files();
+        one.replace(&old, vec![file(&store, 0, 10)]).await.unwrap();
+        two.replace(&old, vec![file(&store, 0, 10)]).await.unwrap_err();
+        two.refresh().await.unwrap();
+        assert_eq!(two.files().iter().map(|f| f.facts.num_records).sum::<u64>(), 10);
+        // Turns follow each other.
+        let old = two.files();
+        two.replace(&old, vec![file(&store, 0, 10)]).await.unwrap();
+        let old = two.files();
+        two.replace(&old, vec![file(&store, 0, 10)]).await.unwrap();
     }
 
     #[tokio::test]

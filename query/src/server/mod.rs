@@ -33,6 +33,6 @@ pub enum QueryServerError {
 pub async fn open(settings: QuerySettings, store: Store, health: &Health) -> Result<PostgresServer, QueryServerError> {
     let reader = Reader::new(store, settings.hot_cache_bytes);
     let engine = Engine::new(reader, settings.limits, settings.spill).map_err(QueryServerError::Engine)?;
-    health.register(|registry| engine.metrics().register(registry));
+    health.register(|registry| engine.metrics().register(registry.sub_registry_with_prefix("nodescope")));
     Ok(PostgresServer::bind(Arc::new(engine), settings.postgres).await?)
 }
