@@ -1,4 +1,5 @@
 //! A million records that are wrong in every way we could think of: no crash, no stall, each accounted for.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

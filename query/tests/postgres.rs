@@ -183,19 +183,19 @@ async fn every_session_has_its_own_time_zone() {
     assert_eq!(one(&client, "show timezone").await, "UTC");
     client.simple_query("set time zone 'Asia/Tokyo'").await.expect("set");
     assert_eq!(one(&client, "show time zone").await, "Asia/Tokyo");
-    assert_eq!(one(&client, instant).await, "1970-01-01 09:00:00.000000+09");
-    assert_eq!(one(&other, instant).await, "1970-01-01 00:00:00.000000+00");
+    assert_eq!(one(&client, instant).await, "1970-01-01 09:00:00+09");
+    assert_eq!(one(&other, instant).await, "1970-01-01 00:00:00+00");
     // A time without a zone is read in the session's.
     let local = "select cast(cast('1970-01-01 09:00:00' as timestamp with time zone) as bigint)";
     assert_eq!(one(&client, local).await, "0");
     client.simple_query("reset timezone").await.expect("reset");
-    assert_eq!(one(&client, instant).await, "1970-01-01 00:00:00.000000+00");
+    assert_eq!(one(&client, instant).await, "1970-01-01 00:00:00+00");
     assert_eq!(code(&client.simple_query("set timezone to 'Mars'").await.expect_err("no zone")), "22023");
 
     let mut config = server.config();
     config.options("-c timezone=Europe/Berlin -c statement_timeout=1234");
     let third = connect(&config).await.expect("connected");
-    assert_eq!(one(&third, instant).await, "1970-01-01 01:00:00.000000+01");
+    assert_eq!(one(&third, instant).await, "1970-01-01 01:00:00+01");
     assert_eq!(one(&third, "show statement_timeout").await, "1234ms");
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The disk forgets whatever was not synced. A life is what a collector does: segments, sealing, notes, merging,
 //! deleting; it ends when the power does. The next life recovers, and everything acknowledged must be there, once.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
