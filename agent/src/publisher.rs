@@ -396,7 +396,7 @@ impl Sending {
                 first: stretch.first,
                 last: stretch.last,
                 reason: stretch.reason,
-                rows: Some(stretch.rows),
+                rows: stretch.rows,
             });
         }
         let (node, host) = (self.options.node.clone(), self.options.host.clone());

@@ -80,8 +80,8 @@ pub struct LostStretch {
     pub first: u64,
     /// Last number, inclusive.
     pub last: u64,
-    /// Rows in them.
-    pub rows: u64,
+    /// Rows in them; `None` when nobody can tell any more.
+    pub rows: Option<u64>,
     /// `full`, `old` or `disk`.
     pub reason: &'static str,
 }
@@ -194,12 +194,18 @@ impl Spool {
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".spool")?.parse().ok())
             .collect();
         numbers.sort_unstable();
+        let mut was_cut = false;
         for number in numbers {
-            spool.last_file = number;
+            let before = std::mem::replace(&mut spool.last_file, number);
+            let damaged = spool.damaged;
             if let Err(error) = spool.take_stock(number) {
                 spool.damaged += 1;
                 tracing::warn!(file = number, %error, "a file of the spool cannot be read and is left alone");
             }
+            if before + 1 == number && was_cut {
+                spool.lose_between(before, number);
+            }
+            was_cut = spool.damaged > damaged;
         }
         Ok(spool)
     }
@@ -235,6 +241,23 @@ impl Spool {
             .collect();
         self.files.insert(number, Kept { path, bytes: good as u64, made, open: states.len(), states, names });
         Ok(())
+    }
+
+    /// What stood at the damaged end of one file: the numbers between its last whole record and the first of the next
+    /// file. At the end of the newest file there is only what was being written when the process died.
+    fn lose_between(&mut self, before: u64, after: u64) {
+        let name = |file: Option<&Kept>, last: bool| {
+            let names = &file?.names;
+            if last { names.last() } else { names.first() }.copied()
+        };
+        let (Some((boot, last, _)), Some((next_boot, next, _))) =
+            (name(self.files.get(&before), true), name(self.files.get(&after), false))
+        else {
+            return;
+        };
+        if boot == next_boot && next > last + 1 {
+            self.lost.push(LostStretch { boot, first: last + 1, last: next - 1, rows: None, reason: "damaged" });
+        }
     }
 
     /// Appends a record, and puts it in the queue of new ones.
@@ -498,9 +521,9 @@ impl Spool {
             match self.lost.last_mut() {
                 Some(last) if last.boot == boot && last.last.checked_add(1) == Some(seq) && last.reason == reason => {
                     last.last = seq;
-                    last.rows += u64::from(rows);
+                    last.rows = last.rows.map(|known| known + u64::from(rows));
                 }
-                _ => self.lost.push(LostStretch { boot, first: seq, last: seq, rows: u64::from(rows), reason }),
+                _ => self.lost.push(LostStretch { boot, first: seq, last: seq, rows: Some(u64::from(rows)), reason }),
             }
         }
     }
@@ -691,6 +714,32 @@ mod tests {
         assert_eq!(seqs(&mut spool), [7, 8, 9]);
         let lost = spool.take_lost();
         assert_eq!((lost.len(), lost[0].first, lost[0].last, lost[0].reason), (1, 0, 6, "disk"));
+    }
+
+    #[test]
+    fn what_a_damaged_file_held_is_declared_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path(), "a", LIMITS).unwrap();
+        for seq in 0..10 {
+            spool.append(record(seq, 100));
+        }
+        let first = spool.last_file;
+        spool.writing = None;
+        spool.append(record(10, 100));
+        let path = spool.path(first);
+        drop(spool);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let mut spool = Spool::open(folder.path(), "a", LIMITS).unwrap();
+        let lost = spool.take_lost();
+        let [stretch] = lost.as_slice() else { panic!("{lost:?}") };
+        assert_eq!((stretch.last, stretch.rows, stretch.reason), (9, None, "damaged"));
+        let mut offered = seqs(&mut spool);
+        offered.sort_unstable();
+        let whole: Vec<u64> = (0..stretch.first).chain([10]).collect();
+        assert_eq!(offered, whole);
     }
 
     #[test]

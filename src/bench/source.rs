@@ -75,7 +75,7 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
         }
     });
     let mut rows = Rows::new(&table);
-    let mut records = 0;
+    let (mut records, mut journalled) = (0, 0);
     while !stop.is_cancelled() {
         for number in next..next + ROWS {
             rows.begin().text("source", "source").count("number", number).text("content", content(number).as_str());
@@ -90,13 +90,19 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
         while publisher.facts().spooled < records && !stop.is_cancelled() {
             std::thread::sleep(Duration::from_micros(200));
         }
-        if publisher.facts().spooled >= records {
-            journal.write(Entry::Taken, next, next + ROWS - 1).map_err(|e| e.to_string())?;
+        if stop.is_cancelled() {
+            // The spool may have it and not have said so: that is known only when the publisher has ended.
+            break;
         }
+        journal.write(Entry::Taken, next, next + ROWS - 1).map_err(|e| e.to_string())?;
         next += ROWS;
+        journalled = records;
         std::thread::sleep(args.pause);
     }
     publisher.finish();
+    if publisher.facts().spooled > journalled {
+        journal.write(Entry::Taken, next, next + ROWS - 1).map_err(|e| e.to_string())?;
+    }
     Ok(())
 }
 
