@@ -161,7 +161,7 @@ impl Columns {
             .text
             .iter_mut()
             .zip(self.schema.fields())
-            .map(|(text, field)| read(&(Arc::new(text.finish()) as ArrayRef), field.data_type(), &strict))
+            .map(|(text, field)| cast_with_options(&text.finish(), field.data_type(), &strict))
             .collect::<Result<_, _>>()
             .map_err(|e| format!("the answer cannot be read: {e}"))?;
         self.rows = 0;
@@ -169,11 +169,6 @@ impl Columns {
             .with_row_count(Some(columns.first().map_or(0, arrow_array::Array::len)));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|e| e.to_string())
     }
-}
-
-fn read(text: &ArrayRef, as_type: &DataType, options: &CastOptions<'_>) -> Result<ArrayRef, arrow_schema::ArrowError> {
-    // `t` and `f` are how PostgreSQL writes truth.
-    cast_with_options(text, as_type, options)
 }
 
 /// Where batches go.
@@ -253,7 +248,7 @@ mod tests {
             ("{1,2}", Type::INT4_ARRAY),
         ] {
             let array: ArrayRef = Arc::new(StringArray::from(vec![Some(text), None]));
-            let read = read(&array, &arrow_type(&of), &strict).unwrap_or_else(|e| panic!("{text}: {e}"));
+            let read = cast_with_options(&array, &arrow_type(&of), &strict).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert!(!read.is_null(0) && read.is_null(1), "{text}");
         }
     }

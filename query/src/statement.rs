@@ -111,9 +111,8 @@ pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Command>, StatementRefuse
     if sql.len() > limits.max_statement_bytes {
         return Err(StatementRefused::TooLong { length: sql.len(), limit: limits.max_statement_bytes });
     }
-    let text = compat::prepare_text(sql);
     let dialect = PostgreSqlDialect {};
-    let mut tokens = Tokenizer::new(&dialect, &text)
+    let mut tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|error| StatementRefused::Syntax(DataFusionError::SQL(Box::new(error.into()), None)))?;
     let operators = tokens.iter().filter(|token| deepens(&token.token)).count();

@@ -19,7 +19,6 @@ mod tables;
 mod tests;
 mod vacuous;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,14 +56,6 @@ pub(crate) struct SessionFacts {
     pub server_version: &'static str,
     /// The session's parameters, as they are at any moment.
     pub settings: Arc<dyn Settings>,
-}
-
-/// Adapts the text before parsing: what sqlparser does not take for SQL.
-pub(crate) fn prepare_text(sql: &str) -> Cow<'_, str> {
-    let text = sql.trim_start();
-    let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (word, rest) = text.split_at(end);
-    if word.eq_ignore_ascii_case("abort") { format!("ROLLBACK{rest}").into() } else { sql.into() }
 }
 
 type Tables = HashMap<&'static str, Arc<dyn TableProvider>>;
