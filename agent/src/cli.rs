@@ -12,6 +12,7 @@ use nodescope_service::logs::LogSettings;
 use nodescope_service::settings::Settings;
 use tokio_util::sync::CancellationToken;
 
+use crate::accelerators::worker::{self, WorkerArgs};
 use crate::once::{OnceFormat, once};
 use crate::settings::AgentSettings;
 
@@ -48,6 +49,16 @@ pub struct AgentArgs {
     /// How --once prints.
     #[arg(long, value_enum, default_value = "table", requires = "once")]
     pub format: OnceFormat,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What else the agent's program does.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The process in which a vendor's library runs. The agent starts it.
+    #[command(hide = true)]
+    AcceleratorWorker(WorkerArgs),
 }
 
 /// Runs what the arguments ask for.
@@ -67,6 +78,9 @@ fn complain(message: &str) {
 }
 
 fn run(args: &AgentArgs) -> Result<(), String> {
+    if let Some(What::AcceleratorWorker(args)) = &args.what {
+        return worker::main(args).map_err(|error| format!("the agent cannot be answered: {error}"));
+    }
     let mut settings = Settings::load(args.config.as_deref(), std::env::vars());
     settings.flag("kafka.brokers", args.brokers.as_ref());
     settings.flag("agent.data_dir", args.data.as_ref().map(|p| p.display()));

@@ -244,7 +244,7 @@ fn number(batch: &RecordBatch, column: &Column, row: usize) -> Option<String> {
         ColumnType::Int => array.as_primitive_opt::<Int64Type>().map(|numbers| numbers.value(row).to_string()),
         ColumnType::Float => array.as_primitive_opt::<Float64Type>().map(|numbers| float(numbers.value(row))),
         ColumnType::Bool => array.as_boolean_opt().map(|flags| u8::from(flags.value(row)).to_string()),
-        ColumnType::Text | ColumnType::Timestamp | ColumnType::Bytes => None,
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Bytes | ColumnType::IntMap | ColumnType::TextMap => None,
     }
 }
 

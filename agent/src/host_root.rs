@@ -46,6 +46,13 @@ impl HostRoot {
     pub fn is_real(&self) -> bool {
         self.root == Path::new("/")
     }
+
+    /// Whether the kernel below this root is the one that runs, be it seen from a container: it draws a number at every
+    /// start. What is asked of the kernel by a call and not by a file makes sense only then.
+    pub fn is_this_machine(&self) -> bool {
+        let number = |root: &Self| std::fs::read_to_string(root.proc("sys/kernel/random/boot_id")).ok();
+        self.is_real() || number(self).is_some_and(|theirs| number(&Self::new("/")).is_some_and(|ours| ours == theirs))
+    }
 }
 
 /// Joining an absolute path would leave the root.
@@ -255,5 +262,21 @@ mod tests {
         std::os::unix::fs::symlink("../../bus/pci/drivers/nvme", &link).unwrap();
         assert_eq!(link_name(&link).as_deref(), Some("nvme"));
         assert_eq!(link_name(&path), None);
+    }
+
+    #[test]
+    fn a_root_is_this_machine_when_its_kernel_is() {
+        assert!(HostRoot::new("/").is_this_machine());
+        let directory = tempfile::tempdir().unwrap();
+        let random = directory.path().join("proc/sys/kernel/random");
+        std::fs::create_dir_all(&random).unwrap();
+        let root = HostRoot::new(directory.path());
+        assert!(!root.is_this_machine());
+        std::fs::write(random.join("boot_id"), "00000000-0000-4000-8000-000000000000\n").unwrap();
+        assert!(!root.is_this_machine());
+        if let Ok(ours) = std::fs::read("/proc/sys/kernel/random/boot_id") {
+            std::fs::write(random.join("boot_id"), ours).unwrap();
+            assert!(root.is_this_machine());
+        }
     }
 }

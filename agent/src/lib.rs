@@ -11,18 +11,26 @@
 //! **Invariants.** Nothing here links DataFusion, Delta or the embedded broker: an agent is installed on every server.
 //! No driver, mount or broker that hangs holds up another probe. What was not read is NULL, never zero.
 
+mod abi;
 pub mod accelerators;
+mod allocations;
+pub mod attribution;
 pub mod cli;
+mod executables;
 pub mod exposition;
 pub mod host_root;
 pub mod installation;
+mod kernel_log;
 pub mod metrics;
+mod netlink;
 pub mod once;
 pub mod own_cost;
 pub mod probe;
 pub mod probes;
 pub mod publisher;
+pub mod scrape;
 pub mod settings;
+mod sockets;
 pub mod spool;
 pub mod ticker;
 

@@ -12,7 +12,7 @@ use nodescope_service::errors::chain;
 
 use crate::probe::{ProbeError, Tick};
 use crate::settings::AgentSettings;
-use crate::ticker::{self, Place};
+use crate::ticker::{self, Place, Tables};
 
 /// How it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,39 +42,39 @@ pub fn once(
     let mut waiting: Vec<&'static str> = Vec::new();
     for mut probe in crate::probes::all(&settings.probes) {
         let name = probe.table();
-        let Some(table) = catalogue.get(name).filter(|_| !settings.without.iter().any(|w| w == name)).cloned() else {
+        if settings.without.iter().any(|w| w == name) {
             continue;
-        };
+        }
+        let mut tables = Tables::of(probe.as_ref(), catalogue).map_err(io::Error::other)?;
         waiting.push(name);
         let (sent, place) = (sent.clone(), place.clone());
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let (batch, result) = ticker::sample(probe.as_mut(), &table, &tick, &place);
+            let (batches, result) = tables.sample(probe.as_mut(), &tick, &place);
             // Nobody listens any more when this came too late.
-            let _ = sent.send((table, batch, result));
+            let _ = sent.send((name, batches, result));
         })?;
     }
     drop(sent);
     let until = Instant::now() + PATIENCE;
-    let mut sampled: Vec<(Arc<Table>, Option<RecordBatch>, Result<(), ProbeError>)> = Vec::new();
+    let mut sampled: Vec<(Arc<Table>, RecordBatch)> = Vec::new();
+    let mut troubles: Vec<(&'static str, ProbeError)> = Vec::new();
     // Until all have answered, or time is up.
-    while let Ok(answer) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        waiting.retain(|name| *name != answer.0.name);
-        sampled.push(answer);
+    while let Ok((name, batches, result)) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        waiting.retain(|waiting| *waiting != name);
+        sampled.extend(batches);
+        troubles.extend(result.err().map(|error| (name, error)));
     }
     sampled.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    for (table, batch, _) in &sampled {
-        if let Some(batch) = batch {
-            match format {
-                OnceFormat::Table => write_table(out, table, batch)?,
-                OnceFormat::Json => write_json(out, table, batch)?,
-            }
+    troubles.sort_by_key(|(name, _)| *name);
+    for (table, batch) in &sampled {
+        match format {
+            OnceFormat::Table => write_table(out, table, batch)?,
+            OnceFormat::Json => write_json(out, table, batch)?,
         }
     }
     if format == OnceFormat::Table {
-        for (table, _, result) in &sampled {
-            if let Err(error) = result {
-                writeln!(out, "{}: {}", table.name, chain(error))?;
-            }
+        for (name, error) in &troubles {
+            writeln!(out, "{name}: {}", chain(error))?;
         }
         for name in waiting {
             writeln!(out, "{name}: no answer within {} s", PATIENCE.as_secs())?;

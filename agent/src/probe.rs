@@ -8,7 +8,13 @@ use std::time::Duration;
 
 use nodescope_model::rows::Rows;
 
+use crate::accelerators::AcceleratorOptions;
 use crate::host_root::HostRoot;
+use crate::probes::{
+    allocation, config_change, connection, container, edac, executable, link, listener, login, module, numa, power,
+    rdma, sensor, service,
+};
+use crate::scrape::ScrapeOptions;
 
 /// One moment at which probes sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,14 @@ pub trait Probe: Send {
     /// # Errors
     /// When the subject could not be read at all. A single value that is not there is NULL, not an error.
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError>;
+
+    /// Further tables that come out of the same reading.
+    fn beside(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Appends this tick's rows of those tables, in their order. Called after [`Probe::sample`], whatever that said.
+    fn sample_beside(&mut self, _tick: &Tick, _tables: &mut [Rows]) {}
 }
 
 /// Why a probe has no rows to give.
@@ -82,4 +96,38 @@ pub struct ProbeOptions {
     pub top_processes: usize,
     /// How often the rows of single CPUs are sampled (the total is sampled at every tick).
     pub per_cpu_every: Duration,
+    /// How accelerators are read.
+    pub accelerators: AcceleratorOptions,
+    /// The probe of that name.
+    pub numa: numa::NumaOptions,
+    /// The probe of that name.
+    pub edac: edac::EdacOptions,
+    /// The probe of that name.
+    pub rdma: rdma::RdmaOptions,
+    /// The probe of that name.
+    pub link: link::LinkOptions,
+    /// The probe of that name.
+    pub allocation: allocation::AllocationOptions,
+    /// The probe of that name.
+    pub container: container::ContainerOptions,
+    /// The probe of that name.
+    pub service: service::ServiceOptions,
+    /// The probe of that name.
+    pub sensor: sensor::SensorOptions,
+    /// The probe of that name.
+    pub power: power::PowerOptions,
+    /// The probe of that name.
+    pub listener: listener::ListenerOptions,
+    /// The probe of that name.
+    pub connection: connection::ConnectionOptions,
+    /// The probe of that name.
+    pub login: login::LoginOptions,
+    /// The probe of that name.
+    pub module: module::ModuleOptions,
+    /// The probe of that name.
+    pub executable: executable::ExecutableOptions,
+    /// The probe of that name.
+    pub config_change: config_change::ConfigChangeOptions,
+    /// Exporters that are read.
+    pub scrape: ScrapeOptions,
 }

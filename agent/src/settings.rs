@@ -9,6 +9,7 @@ use nodescope_service::kafka::KafkaSettings;
 use nodescope_service::node::NodeSettings;
 use nodescope_service::settings::Settings;
 
+use crate::accelerators::{AcceleratorOptions, WorkerCommand};
 use crate::host_root::HostRoot;
 use crate::probe::ProbeOptions;
 use crate::spool::SpoolLimits;
@@ -101,7 +102,28 @@ impl AgentSettings {
             node,
             host,
             data_dir: settings.get("agent.data_dir", "/var/lib/nodescope/agent", "Folder of the agent's identity and spool."),
-            probes: ProbeOptions { root, top_processes, per_cpu_every },
+            probes: ProbeOptions {
+                root,
+                top_processes,
+                per_cpu_every,
+                accelerators: AcceleratorOptions::read(settings, worker()),
+                numa: crate::probes::numa::NumaOptions::read(settings),
+                edac: crate::probes::edac::EdacOptions::read(settings),
+                rdma: crate::probes::rdma::RdmaOptions::read(settings),
+                link: crate::probes::link::LinkOptions::read(settings),
+                allocation: crate::probes::allocation::AllocationOptions::read(settings),
+                container: crate::probes::container::ContainerOptions::read(settings),
+                service: crate::probes::service::ServiceOptions::read(settings),
+                sensor: crate::probes::sensor::SensorOptions::read(settings),
+                power: crate::probes::power::PowerOptions::read(settings),
+                listener: crate::probes::listener::ListenerOptions::read(settings),
+                connection: crate::probes::connection::ConnectionOptions::read(settings),
+                login: crate::probes::login::LoginOptions::read(settings),
+                module: crate::probes::module::ModuleOptions::read(settings),
+                executable: crate::probes::executable::ExecutableOptions::read(settings),
+                config_change: crate::probes::config_change::ConfigChangeOptions::read(settings),
+                scrape: crate::scrape::ScrapeOptions::read(settings),
+            },
             without,
             interval,
             spool,
@@ -126,6 +148,16 @@ impl AgentSettings {
             },
         }
     }
+}
+
+/// This program as a worker. `nodescope` needs the word `agent` first.
+fn worker() -> WorkerCommand {
+    let is_agent_alone = std::env::current_exe()
+        .is_ok_and(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("agent")));
+    WorkerCommand::of_this_program(if is_agent_alone { &[] } else { &["agent"] }).unwrap_or_else(|_| WorkerCommand {
+        program: "nodescope-agent".into(),
+        arguments: vec!["accelerator-worker".into()],
+    })
 }
 
 fn host_name(root: &HostRoot) -> String {

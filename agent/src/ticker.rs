@@ -139,10 +139,10 @@ impl Ticker {
         sink: &Sink,
     ) -> Result<(), TickerError> {
         let name = probe.table();
-        let table = catalogue.get(name).ok_or(TickerError::NoTable(name))?.clone();
         // One tick in the hand and none waiting: a probe that falls behind is not chased through old ticks.
         let (ticks, told) = sync_channel(0);
-        let worker = Sampling { probe, table, facts: facts.clone(), place: place.clone(), sink: sink.clone() };
+        let tables = Tables::of(probe.as_ref(), catalogue)?;
+        let worker = Sampling { probe, tables, facts: facts.clone(), place: place.clone(), sink: sink.clone() };
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || worker.run(&told))
@@ -206,7 +206,7 @@ pub(crate) fn now_us() -> i64 {
 
 struct Sampling {
     probe: Box<dyn Probe>,
-    table: Arc<Table>,
+    tables: Tables,
     facts: Arc<ProbeFacts>,
     place: Place,
     sink: Sink,
@@ -217,19 +217,19 @@ impl Sampling {
     fn run(mut self, told: &Receiver<Tick>) {
         while let Ok(tick) = told.recv() {
             self.facts.count.lock().busy_since = Some(Instant::now());
-            let (batch, result) = sample(self.probe.as_mut(), &self.table, &tick, &self.place);
-            self.account(batch.as_ref(), result);
-            if let Some(batch) = batch {
-                (self.sink)(&self.table, batch);
+            let (batches, result) = self.tables.sample(self.probe.as_mut(), &tick, &self.place);
+            self.account(&batches, result);
+            for (table, batch) in batches {
+                (self.sink)(&table, batch);
             }
         }
     }
 
-    fn account(&self, batch: Option<&RecordBatch>, result: Result<(), ProbeError>) {
+    fn account(&self, batches: &[(Arc<Table>, RecordBatch)], result: Result<(), ProbeError>) {
         let mut count = self.facts.count.lock();
         let spent = count.busy_since.take().map(|since| since.elapsed()).unwrap_or_default();
         count.samples += 1;
-        count.rows += batch.map_or(0, |b| b.num_rows() as u64);
+        count.rows += batches.iter().map(|(_, batch)| batch.num_rows() as u64).sum::<u64>();
         count.spent += spent;
         count.last_spent = Some(spent);
         count.timeouts += u64::from(spent > self.facts.every);
@@ -253,22 +253,43 @@ impl Sampling {
     }
 }
 
-/// One tick of one probe: its rows, if it has any, and whether it went well.
-pub fn sample(
-    probe: &mut dyn Probe,
-    table: &Arc<Table>,
-    tick: &Tick,
-    place: &Place,
-) -> (Option<RecordBatch>, Result<(), ProbeError>) {
-    let mut rows = Rows::new(table);
-    let sampled = catch_unwind(AssertUnwindSafe(|| {
-        let result = probe.sample(tick, &mut rows);
+/// The rows under construction of all tables a probe fills, its own first.
+pub struct Tables {
+    rows: Vec<Rows>,
+}
+
+impl Tables {
+    /// Of that probe.
+    ///
+    /// # Errors
+    /// When it fills a table that is not in the catalogue.
+    pub fn of(probe: &dyn Probe, catalogue: &Catalogue) -> Result<Self, TickerError> {
+        let names = std::iter::once(probe.table()).chain(probe.beside().iter().copied());
+        let rows = names.map(|name| catalogue.get(name).map(Rows::new).ok_or(TickerError::NoTable(name)));
+        Ok(Self { rows: rows.collect::<Result<_, _>>()? })
+    }
+
+    /// One tick of the probe: its rows, table by table where there are any, and whether it went well.
+    pub fn sample(
+        &mut self,
+        probe: &mut dyn Probe,
+        tick: &Tick,
+        place: &Place,
+    ) -> (Vec<(Arc<Table>, RecordBatch)>, Result<(), ProbeError>) {
         let stamp = Stamp { ts_micros: tick.ts_micros, node: &place.node, host: &place.host };
-        ((!rows.is_empty()).then(|| rows.finish(&stamp)), result)
-    }));
-    sampled.unwrap_or_else(|_| {
-        (None, Err(ProbeError::Driver { library: "the probe itself", message: "it panicked".to_owned() }))
-    })
+        let sampled = catch_unwind(AssertUnwindSafe(|| {
+            let Some((own, beside)) = self.rows.split_first_mut() else { return (Vec::new(), Ok(())) };
+            let result = probe.sample(tick, own);
+            probe.sample_beside(tick, beside);
+            let filled = self.rows.iter_mut().filter(|rows| !rows.is_empty());
+            (filled.map(|rows| (rows.table().clone(), rows.finish(&stamp))).collect(), result)
+        }));
+        sampled.unwrap_or_else(|_| {
+            // Half a row may have been begun.
+            self.rows.iter_mut().for_each(|rows| *rows = Rows::new(&rows.table().clone()));
+            (Vec::new(), Err(ProbeError::Driver { library: "the probe itself", message: "it panicked".to_owned() }))
+        })
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ fn right(catalogue: &Catalogue) -> Vec<(String, Vec<u8>)> {
                         ColumnType::Bool => row.bool(&column.name, true),
                         ColumnType::Timestamp => row.timestamp(&column.name, 1),
                         ColumnType::Bytes => row.bytes(&column.name, &b"bytes"[..]),
+                        ColumnType::IntMap => row.int_map(&column.name, [("a", 1), ("b", at)]),
+                        ColumnType::TextMap => row.text_map(&column.name, [("a", "text")]),
                     };
                 }
             }

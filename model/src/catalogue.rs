@@ -19,7 +19,7 @@
 //!
 //! [[column]]
 //! name = "available_bytes"        # the unit comes last
-//! type = "int"                    # int, float, text, bool, timestamp, bytes
+//! type = "int"                    # int, float, text, bool, timestamp, bytes, int_map, text_map
 //! kind = "gauge"                  # label, counter, gauge, state
 //! unit = "bytes"
 //! help = "Memory a new process could still be given."
@@ -66,6 +66,16 @@ pub enum ColumnType {
     Timestamp,
     /// Bytes as they came.
     Bytes,
+    /// Names with an integer each: values of which nobody knows the names beforehand.
+    IntMap,
+    /// Names with a text each.
+    TextMap,
+}
+
+/// A map from text, with the field names that Delta and Parquet give theirs.
+fn map_type(values: DataType) -> DataType {
+    let entry = vec![Field::new("key", DataType::Utf8, false), Field::new("value", values, true)];
+    DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false)
 }
 
 impl ColumnType {
@@ -78,6 +88,8 @@ impl ColumnType {
             Self::Bool => DataType::Boolean,
             Self::Timestamp => timestamp_type(),
             Self::Bytes => DataType::Binary,
+            Self::IntMap => map_type(DataType::Int64),
+            Self::TextMap => map_type(DataType::Utf8),
         }
     }
 
@@ -90,6 +102,8 @@ impl ColumnType {
             Self::Bool => "bool",
             Self::Timestamp => "timestamp",
             Self::Bytes => "bytes",
+            Self::IntMap => "int_map",
+            Self::TextMap => "text_map",
         }
     }
 }
@@ -223,13 +237,31 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "host",
     "cpu",
     "memory",
+    "numa",
+    "edac",
     "system",
     "disk",
     "filesystem",
     "interface",
     "protocol",
+    "rdma",
+    "link",
     "accelerator",
+    "accelerator_process",
+    "accelerator_event",
+    "allocation",
     "process",
+    "container",
+    "service",
+    "sensor",
+    "power",
+    "listener",
+    "connection",
+    "login",
+    "module",
+    "executable",
+    "config_change",
+    "sample",
     "agent",
     "quarantine",
     "loss",

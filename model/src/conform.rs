@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_ord::cmp::not_distinct;
@@ -100,7 +101,6 @@ pub fn conform(batch: &RecordBatch, table: &Table) -> Result<Conformed, ConformE
 }
 
 fn check_times(ts: &ArrayRef) -> Result<(), ConformError> {
-    use arrow_array::cast::AsArray;
     use arrow_array::types::TimestampMicrosecondType;
     let ts = ts.as_primitive::<TimestampMicrosecondType>();
     if ts.values().iter().all(|t| (0..MAX_TS).contains(t)) { Ok(()) } else { Err(ConformError::Time) }
@@ -120,6 +120,10 @@ fn lossless(name: &str, column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let cast = cast_with_options(column, wanted, &strict).map_err(|_| lossy())?;
     if matches!(found, DataType::Dictionary(..) | DataType::Null) || is_same_text(found, wanted) {
+        return Ok(cast);
+    }
+    if let (Some(before), Some(after)) = (column.as_map_opt(), cast.as_map_opt()) {
+        lossless(name, before.values(), after.values().data_type())?;
         return Ok(cast);
     }
     let back = cast_with_options(&cast, found, &strict).map_err(|_| lossy())?;
@@ -146,6 +150,16 @@ fn is_meant(found: &DataType, wanted: &DataType) -> bool {
             matches!(found, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null)
         }
         DataType::Boolean => matches!(found, DataType::Boolean | DataType::Null),
+        // Every program names the parts of a map otherwise; what counts is what they are.
+        DataType::Map(wanted, _) => match found {
+            DataType::Map(found, _) => match (found.data_type(), wanted.data_type()) {
+                (DataType::Struct(found), DataType::Struct(wanted)) => {
+                    found.len() == 2 && found.iter().zip(wanted).all(|(f, w)| is_meant(f.data_type(), w.data_type()))
+                }
+                _ => false,
+            },
+            other => *other == DataType::Null,
+        },
         _ => false,
     }
 }
@@ -156,7 +170,6 @@ fn is_same_text(found: &DataType, wanted: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::cast::AsArray;
     use arrow_array::types::{Float64Type, Int64Type};
     use arrow_array::{
         BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, LargeStringArray, StringArray,

@@ -16,9 +16,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, MapBuilder, MapFieldNames,
+    StringBuilder, TimestampMicrosecondBuilder,
 };
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::catalogue::{COMMON_COLUMNS, ColumnType, Table};
@@ -44,6 +46,13 @@ enum Cells {
     Bool(BooleanBuilder),
     Timestamp(TimestampMicrosecondBuilder),
     Bytes(BinaryBuilder),
+    IntMap(MapBuilder<StringBuilder, Int64Builder>),
+    TextMap(MapBuilder<StringBuilder, StringBuilder>),
+}
+
+/// The names that [`ColumnType::data_type`] gives the parts of a map.
+fn map_names() -> Option<MapFieldNames> {
+    Some(MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() })
 }
 
 impl Cells {
@@ -57,6 +66,12 @@ impl Cells {
                 TimestampMicrosecondBuilder::with_capacity(ROWS).with_data_type(ColumnType::Timestamp.data_type()),
             ),
             ColumnType::Bytes => Self::Bytes(BinaryBuilder::with_capacity(ROWS, 16 * ROWS)),
+            ColumnType::IntMap => {
+                Self::IntMap(MapBuilder::new(map_names(), StringBuilder::new(), Int64Builder::new()))
+            }
+            ColumnType::TextMap => {
+                Self::TextMap(MapBuilder::new(map_names(), StringBuilder::new(), StringBuilder::new()))
+            }
         }
     }
 
@@ -68,6 +83,8 @@ impl Cells {
             Self::Bool(b) => b.len(),
             Self::Timestamp(b) => b.len(),
             Self::Bytes(b) => b.len(),
+            Self::IntMap(b) => b.len(),
+            Self::TextMap(b) => b.len(),
         }
     }
 
@@ -79,6 +96,8 @@ impl Cells {
             Self::Bool(b) => b.append_null(),
             Self::Timestamp(b) => b.append_null(),
             Self::Bytes(b) => b.append_null(),
+            Self::IntMap(b) => append_map(b, None),
+            Self::TextMap(b) => append_map(b, None),
         }
     }
 
@@ -90,8 +109,16 @@ impl Cells {
             Self::Bool(b) => Arc::new(b.finish()),
             Self::Timestamp(b) => Arc::new(b.finish()),
             Self::Bytes(b) => Arc::new(b.finish()),
+            Self::IntMap(b) => Arc::new(b.finish()),
+            Self::TextMap(b) => Arc::new(b.finish()),
         }
     }
+}
+
+/// Ends a map's row: with what was put into it, or NULL.
+fn append_map<K: ArrayBuilder, V: ArrayBuilder>(map: &mut MapBuilder<K, V>, filled: Option<()>) {
+    // It refuses only keys and values of different number, which we append in pairs.
+    map.append(filled.is_some()).expect("keys and values are appended in pairs");
 }
 
 /// Rows of one table under construction. Reused from tick to tick.
@@ -133,6 +160,44 @@ impl Rows {
         self.fill();
         self.rows += 1;
         Row { rows: self }
+    }
+
+    /// Appends rows of this table that another process made. Their common columns are filled in anew.
+    ///
+    /// # Panics
+    /// When the batch is of another schema.
+    pub fn extend(&mut self, batch: &RecordBatch) {
+        assert_eq!(batch.schema_ref(), self.table.schema(), "rows of another table");
+        self.fill();
+        for (cells, column) in self.cells.iter_mut().zip(&batch.columns()[COMMON_COLUMNS.len()..]) {
+            match cells {
+                Cells::Int(b) => b.extend(column.as_primitive::<Int64Type>().iter()),
+                Cells::Float(b) => b.extend(column.as_primitive::<Float64Type>().iter()),
+                Cells::Text(b) => b.extend(column.as_string::<i32>().iter()),
+                Cells::Bool(b) => b.extend(column.as_boolean().iter()),
+                Cells::Timestamp(b) => b.extend(column.as_primitive::<TimestampMicrosecondType>().iter()),
+                Cells::Bytes(b) => b.extend(column.as_binary::<i32>().iter()),
+                Cells::IntMap(b) => {
+                    for entries in column.as_map().iter() {
+                        if let Some(entries) = &entries {
+                            b.keys().extend(entries.column(0).as_string::<i32>().iter());
+                            b.values().extend(entries.column(1).as_primitive::<Int64Type>().iter());
+                        }
+                        append_map(b, entries.map(|_| ()));
+                    }
+                }
+                Cells::TextMap(b) => {
+                    for entries in column.as_map().iter() {
+                        if let Some(entries) = &entries {
+                            b.keys().extend(entries.column(0).as_string::<i32>().iter());
+                            b.values().extend(entries.column(1).as_string::<i32>().iter());
+                        }
+                        append_map(b, entries.map(|_| ()));
+                    }
+                }
+            }
+        }
+        self.rows += batch.num_rows();
     }
 
     /// What was left out so far is NULL.
@@ -216,6 +281,34 @@ impl Row<'_> {
         self
     }
 
+    /// Sets an `int_map` column. A name given twice makes no valid map: it is the caller's to see to.
+    pub fn int_map<'t>(&mut self, column: &str, entries: impl IntoIterator<Item = (&'t str, i64)>) -> &mut Self {
+        if let Some(Cells::IntMap(cells)) = self.cells(column) {
+            for (name, value) in entries {
+                cells.keys().append_value(name);
+                cells.values().append_value(value);
+            }
+            append_map(cells, Some(()));
+        } else {
+            debug_assert!(false, "{}.{column} is no int_map column", self.rows.table.name);
+        }
+        self
+    }
+
+    /// Sets a `text_map` column. A name given twice makes no valid map: it is the caller's to see to.
+    pub fn text_map<'t>(&mut self, column: &str, entries: impl IntoIterator<Item = (&'t str, &'t str)>) -> &mut Self {
+        if let Some(Cells::TextMap(cells)) = self.cells(column) {
+            for (name, value) in entries {
+                cells.keys().append_value(name);
+                cells.values().append_value(value);
+            }
+            append_map(cells, Some(()));
+        } else {
+            debug_assert!(false, "{}.{column} is no text_map column", self.rows.table.name);
+        }
+        self
+    }
+
     /// The column's cells, if it exists and this row has no value there yet.
     fn cells(&mut self, column: &str) -> Option<&mut Cells> {
         let at = *self.rows.index.get(column)?;
@@ -227,9 +320,6 @@ impl Row<'_> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::cast::AsArray;
-    use arrow_array::{Array, types::Float64Type};
-
     use super::*;
     use crate::catalogue::Catalogue;
 
@@ -247,5 +337,49 @@ mod tests {
         assert_eq!(batch.column_by_name("host").unwrap().as_string::<i32>().value(2), "h");
         assert!(rows.is_empty());
         assert_eq!(rows.finish(&Stamp { ts_micros: 5, node: "n", host: "h" }).num_rows(), 0);
+    }
+
+    #[test]
+    fn rows_of_another_process_are_appended_as_they_are() {
+        let text = r#"
+            table = "t"
+            comment = "All types."
+            entity = ["part"]
+            column = [
+                { name = "part", type = "text", kind = "label", help = "h" },
+                { name = "i", type = "int", kind = "gauge", unit = "1", help = "h" },
+                { name = "f", type = "float", kind = "gauge", unit = "1", help = "h" },
+                { name = "b", type = "bool", kind = "state", help = "h" },
+                { name = "t", type = "timestamp", kind = "state", help = "h" },
+                { name = "y", type = "bytes", kind = "state", help = "h" },
+                { name = "im", type = "int_map", kind = "counter", unit = "1", help = "h" },
+                { name = "tm", type = "text_map", kind = "state", help = "h" },
+            ]
+        "#;
+        let catalogue = Catalogue::with_texts(&[("t.toml", text)]).unwrap();
+        let fill = |rows: &mut Rows, part: &str| {
+            rows.begin()
+                .text("part", part)
+                .int("i", 1)
+                .float("f", 0.5)
+                .bool("b", true)
+                .timestamp("t", 7)
+                .bytes("y", &b"x"[..])
+                .int_map("im", [("one", 1), ("two", 2)])
+                .text_map("tm", [("k", "v")]);
+            rows.begin().text("part", "none").int_map("im", []);
+        };
+        let stamp = Stamp { ts_micros: 5, node: "n", host: "h" };
+        let mut rows = Rows::new(catalogue.get("t").unwrap());
+        fill(&mut rows, "a");
+        let child = rows.finish(&Stamp { node: "", host: "", ..stamp });
+        fill(&mut rows, "a");
+        fill(&mut rows, "b");
+        let wanted = rows.finish(&stamp);
+        rows.extend(&child);
+        fill(&mut rows, "b");
+        assert_eq!(rows.finish(&stamp), wanted);
+        assert_eq!(wanted.column_by_name("tm").unwrap().null_count(), 2);
+        assert_eq!(wanted.column_by_name("im").unwrap().null_count(), 0);
     }
 }

@@ -71,7 +71,7 @@ impl SimulatedTable {
                     ColumnType::Int => row.int(&column.name, *value as i64),
                     ColumnType::Float => row.float(&column.name, (*value * 100.0).round() / 100.0),
                     ColumnType::Bool => row.bool(&column.name, true),
-                    ColumnType::Timestamp | ColumnType::Bytes => continue,
+                    ColumnType::Timestamp | ColumnType::Bytes | ColumnType::IntMap | ColumnType::TextMap => continue,
                 };
             }
         }

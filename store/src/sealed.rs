@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, DataType, Remove, StructField, Transaction};
+use deltalake::kernel::{Action, Add, DataType, MapType, Remove, StructField, Transaction};
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
@@ -105,6 +105,8 @@ fn delta_type(column_type: ColumnType) -> DataType {
         ColumnType::Bool => DataType::BOOLEAN,
         ColumnType::Timestamp => DataType::TIMESTAMP,
         ColumnType::Bytes => DataType::BINARY,
+        ColumnType::IntMap => MapType::new(DataType::STRING, DataType::LONG, true).into(),
+        ColumnType::TextMap => MapType::new(DataType::STRING, DataType::STRING, true).into(),
     }
 }
 

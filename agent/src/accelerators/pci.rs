@@ -6,20 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use super::vendors::VendorId;
 use crate::host_root::HostRoot;
-
-/// Vendors of accelerators, by their PCI number.
-const VENDORS: &[(u16, &str)] = &[
-    (0x10de, "NVIDIA"),
-    (0x19e5, "Huawei"),
-    (0xcabc, "Cambricon"),
-    (0x1d94, "Hygon"),
-    (0x1002, "AMD"),
-    (0x9999, "MetaX"),
-    (0x1ed5, "Moore Threads"),
-    (0x1e36, "Enflame"),
-    (0x1e3e, "Iluvatar"),
-];
 
 /// Classes that accelerators report: VGA, 3D and other display controllers, and processing accelerators.
 const CLASSES: &[u16] = &[0x0300, 0x0302, 0x0380, PROCESSING];
@@ -31,8 +19,8 @@ const PROCESSING: u16 = 0x1200;
 pub struct PciAccelerator {
     /// `domain:bus:device.function`, as below `/sys/bus/pci/devices`.
     pub address: String,
-    /// Name of the vendor.
-    pub vendor: &'static str,
+    /// Who made it.
+    pub vendor: VendorId,
     /// The vendor's number for the model.
     pub device: u16,
 }
@@ -61,21 +49,21 @@ pub fn scan(root: &HostRoot) -> Option<Vec<PciAccelerator>> {
     Some(found)
 }
 
-/// How many of which vendor: `8 Huawei, 2 NVIDIA`. Empty when there are none.
+/// How many of which vendor: `8 ascend, 2 nvidia`. Empty when there are none.
 pub fn summary(accelerators: &[PciAccelerator]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for accelerator in accelerators {
-        *counts.entry(accelerator.vendor).or_default() += 1;
+        *counts.entry(accelerator.vendor.as_str()).or_default() += 1;
     }
     counts.iter().map(|(vendor, count)| format!("{count} {vendor}")).collect::<Vec<_>>().join(", ")
 }
 
-fn accelerator_vendor(vendor: u32, class: u32) -> Option<&'static str> {
-    let (vendor, class) = (u16::try_from(vendor).ok()?, u16::try_from(class).ok()?);
-    let (number, name) = VENDORS.iter().find(|(number, _)| *number == vendor)?;
+fn accelerator_vendor(vendor: u32, class: u32) -> Option<VendorId> {
+    let (number, class) = (u16::try_from(vendor).ok()?, u16::try_from(class).ok()?);
+    let vendor = VendorId::ALL.into_iter().find(|vendor| vendor.pci_vendor() == number)?;
     // Huawei's servers carry a display chip of Huawei's for their remote console, which computes nothing.
-    let counts = if *number == 0x19e5 { class == PROCESSING } else { CLASSES.contains(&class) };
-    counts.then_some(*name)
+    let counts = if vendor == VendorId::Ascend { class == PROCESSING } else { CLASSES.contains(&class) };
+    counts.then_some(vendor)
 }
 
 /// `0x10de`, as sysfs writes it.
@@ -94,14 +82,14 @@ mod tests {
     fn the_recorded_bus_has_its_accelerators_and_nothing_else() {
         let found = scan(&fixture_options().root).unwrap();
         let wanted = [
-            ("0000:17:00.0", "NVIDIA", 0x2330),
-            ("0000:65:00.0", "NVIDIA", 0x2330),
-            ("0000:c1:00.0", "Huawei", 0xd802),
+            ("0000:17:00.0", VendorId::Nvidia, 0x2330),
+            ("0000:65:00.0", VendorId::Nvidia, 0x2330),
+            ("0000:c1:00.0", VendorId::Ascend, 0xd802),
         ];
         let wanted =
             wanted.map(|(address, vendor, device)| PciAccelerator { address: address.to_owned(), vendor, device });
         assert_eq!(found, wanted);
-        assert_eq!(summary(&found), "1 Huawei, 2 NVIDIA");
+        assert_eq!(summary(&found), "1 ascend, 2 nvidia");
         assert_eq!(summary(&[]), "");
     }
 
@@ -114,11 +102,11 @@ mod tests {
     #[test]
     fn vendor_and_class_decide() {
         let cases = [
-            (0x10de, 0x0302, Some("NVIDIA")),
+            (0x10de, 0x0302, Some(VendorId::Nvidia)),
             (0x10de, 0x0403, None), // its sound
             (0x10de, 0x0680, None), // NVSwitch
-            (0x1002, 0x0380, Some("AMD")),
-            (0x19e5, 0x1200, Some("Huawei")),
+            (0x1002, 0x0380, Some(VendorId::Amd)),
+            (0x19e5, 0x1200, Some(VendorId::Ascend)),
             (0x19e5, 0x0300, None), // the remote console's display
             (0x8086, 0x0300, None),
             (0x0001_10de, 0x0302, None),

@@ -3,14 +3,29 @@
 //! Every probe keeps reading apart from parsing: functions called `parse_…` take the text of a kernel file and need no
 //! machine, so that a kernel nobody here has seen is one more line in a test.
 
+pub mod allocation;
+pub mod config_change;
+pub mod connection;
+pub mod container;
 pub mod cpu;
 pub mod disk;
+pub mod edac;
+pub mod executable;
 pub mod filesystem;
 pub mod host;
 pub mod interface;
+pub mod link;
+pub mod listener;
+pub mod login;
 pub mod memory;
+pub mod module;
+pub mod numa;
+pub mod power;
 pub mod process;
 pub mod protocol;
+pub mod rdma;
+pub mod sensor;
+pub mod service;
 pub mod system;
 
 use crate::probe::{Probe, ProbeOptions};
@@ -21,13 +36,29 @@ pub fn all(options: &ProbeOptions) -> Vec<Box<dyn Probe>> {
         Box::new(host::HostProbe::new(options)),
         Box::new(cpu::CpuProbe::new(options)),
         Box::new(memory::MemoryProbe::new(options)),
+        Box::new(numa::NumaProbe::new(&options.root, options.numa.clone())),
+        Box::new(edac::EdacProbe::new(&options.root, options.edac.clone())),
         Box::new(system::SystemProbe::new(options)),
         Box::new(disk::DiskProbe::new(options)),
         Box::new(filesystem::FilesystemProbe::new(options)),
         Box::new(interface::InterfaceProbe::new(options)),
         Box::new(protocol::ProtocolProbe::new(options)),
+        Box::new(rdma::RdmaProbe::new(&options.root, options.rdma.clone())),
+        Box::new(link::LinkProbe::new(&options.root, options.link.clone())),
+        Box::new(crate::accelerators::AcceleratorProbe::new(&options.root, options.accelerators.clone())),
+        Box::new(allocation::AllocationProbe::new(&options.root, options.allocation.clone())),
         Box::new(process::ProcessProbe::new(options)),
-        Box::new(crate::accelerators::AcceleratorProbe::new(options)),
+        Box::new(container::ContainerProbe::new(&options.root, options.container.clone())),
+        Box::new(service::ServiceProbe::new(&options.root, options.service.clone())),
+        Box::new(sensor::SensorProbe::new(&options.root, options.sensor.clone())),
+        Box::new(power::PowerProbe::new(&options.root, options.power.clone())),
+        Box::new(listener::ListenerProbe::new(&options.root, options.listener.clone())),
+        Box::new(connection::ConnectionProbe::new(&options.root, options.connection.clone())),
+        Box::new(login::LoginProbe::new(&options.root, options.login.clone())),
+        Box::new(module::ModuleProbe::new(&options.root, options.module.clone())),
+        Box::new(executable::ExecutableProbe::new(&options.root, options.executable.clone())),
+        Box::new(config_change::ConfigChangeProbe::new(&options.root, options.config_change.clone())),
+        Box::new(crate::scrape::ScrapeProbe::new(&options.root, options.scrape.clone())),
     ]
 }
 
@@ -40,6 +71,7 @@ pub(crate) fn in_seconds(count: u64, per_second: u64) -> f64 {
 /// What the tests of probes share: a recorded machine, and reading a batch.
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use arrow_array::RecordBatch;
@@ -49,6 +81,7 @@ pub(crate) mod testing {
     use nodescope_model::rows::{Rows, Stamp};
     use proptest::prelude::*;
 
+    use crate::accelerators::{AcceleratorOptions, WorkerCommand};
     use crate::host_root::HostRoot;
     use crate::probe::{Probe, ProbeOptions, Tick};
 
@@ -61,6 +94,28 @@ pub(crate) mod testing {
             root: HostRoot::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/busy-host")),
             top_processes: 5,
             per_cpu_every: Duration::from_secs(10),
+            accelerators: AcceleratorOptions {
+                worker: WorkerCommand { program: "/nowhere/worker".into(), arguments: Vec::new() },
+                libraries: BTreeMap::new(),
+                deadline: Duration::from_millis(500),
+                kill_after: None,
+            },
+            numa: Default::default(),
+            edac: Default::default(),
+            rdma: Default::default(),
+            link: Default::default(),
+            allocation: Default::default(),
+            container: Default::default(),
+            service: Default::default(),
+            sensor: Default::default(),
+            power: Default::default(),
+            listener: Default::default(),
+            connection: Default::default(),
+            login: Default::default(),
+            module: Default::default(),
+            executable: Default::default(),
+            config_change: Default::default(),
+            scrape: Default::default(),
         }
     }
 

@@ -84,10 +84,10 @@ pub(super) fn table(file: &str, table: &Table, errors: &mut CatalogueErrors) {
 }
 
 fn unit(place: &str, column: &super::Column, errors: &mut CatalogueErrors) {
-    let number = matches!(column.column_type, ColumnType::Int | ColumnType::Float);
+    let number = matches!(column.column_type, ColumnType::Int | ColumnType::Float | ColumnType::IntMap);
     if matches!(column.kind, Kind::Counter | Kind::Gauge) {
         if !number {
-            errors.add(place, format!("a {} is a number: type int or float", column.kind.as_str()));
+            errors.add(place, format!("a {} is a number: type int, float or int_map", column.kind.as_str()));
         }
         if column.unit.is_empty() {
             errors.add(place, format!("unit: one of {}, or 1", UNITS.join(", ")));

@@ -169,8 +169,11 @@ fn column(file: &str, c: FileColumn, errors: &mut CatalogueErrors) -> Option<Col
         "bool" => Some(ColumnType::Bool),
         "timestamp" => Some(ColumnType::Timestamp),
         "bytes" => Some(ColumnType::Bytes),
+        "int_map" => Some(ColumnType::IntMap),
+        "text_map" => Some(ColumnType::TextMap),
         other => {
-            errors.add(&place, format!("type `{other}` is none of int, float, text, bool, timestamp, bytes"));
+            let types = "int, float, text, bool, timestamp, bytes, int_map, text_map";
+            errors.add(&place, format!("type `{other}` is none of {types}"));
             None
         }
     };

@@ -176,7 +176,8 @@ fn type_of(field: &Field) -> Result<&'static TypeLayout> {
     let name = match field.data_type() {
         DataType::Int64 => "int8",
         DataType::Float64 => "float8",
-        DataType::Utf8 => "text",
+        // A map is sent as the text of a JSON object.
+        DataType::Utf8 | DataType::Map(_, _) => "text",
         DataType::Boolean => "bool",
         DataType::Timestamp(_, Some(_)) => "timestamptz",
         DataType::Binary => "bytea",

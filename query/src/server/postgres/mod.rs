@@ -17,6 +17,7 @@ mod channel;
 mod connection;
 mod errors;
 mod extended;
+mod maps;
 mod parameters;
 mod rows;
 mod run;

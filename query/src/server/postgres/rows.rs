@@ -20,6 +20,7 @@ use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 use pgwire::types::format::FormatOptions;
 
 use super::errors::Failure;
+use super::maps;
 use crate::session::SessionSettings;
 
 /// The columns of a result: their names, their types in both worlds, and how they are written.
@@ -99,6 +100,8 @@ impl RowShape {
             };
             let array = if *array.data_type() == wire {
                 Arc::clone(array)
+            } else if let Some(map) = array.as_map_opt() {
+                maps::as_json(map).map_err(|error| Failure::new("22000", error.to_string()))?
             } else {
                 cast(array, &wire).map_err(|error| Failure::new("22000", error.to_string()))?
             };
@@ -187,8 +190,8 @@ fn wire_type(data_type: &DataType, zone: &str) -> DataType {
         DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
             DataType::Decimal128(*precision, *scale)
         }
-        // More digits than the encoder can carry; as text none of them is lost.
-        DataType::Decimal256(_, _) => DataType::Utf8,
+        // More digits than the encoder can carry; as text none of them is lost. A map becomes JSON.
+        DataType::Decimal256(_, _) | DataType::Map(_, _) => DataType::Utf8,
         other => other.clone(),
     }
 }
@@ -297,16 +300,18 @@ mod tests {
             ("d", Arc::new(dictionary)),
             ("m", Arc::new(decimal)),
             ("i", Arc::new(IntervalMonthDayNanoArray::from(vec![None, None]))),
+            ("p", Arc::new(maps::tests::map(&[Some(&[("a\"b", 1), ("c", -2)]), None]))),
         ]);
         let (shape, rows) = all(&batch, "UTC");
         let types: Vec<&Type> = shape.types().collect();
-        let expected = [Type::INT8, Type::NUMERIC, Type::FLOAT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::INTERVAL];
+        let expected = [Type::INT8, Type::NUMERIC, Type::FLOAT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::INTERVAL, Type::TEXT];
         assert_eq!(types, expected.iter().collect::<Vec<_>>());
         let value = |text: &str| Some(text.to_owned());
         let first = ["-5", "18446744073709551615", "1.5", "", "a", "123.45"].map(value);
         assert_eq!(rows[0][..6], first);
         assert_eq!(rows[0][6], None);
-        assert_eq!(rows[1], vec![None; 7]);
+        assert_eq!(rows[0][7], value(r#"{"a\"b":1,"c":-2}"#));
+        assert_eq!(rows[1], vec![None; 8]);
     }
 
     #[test]
