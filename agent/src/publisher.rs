@@ -16,6 +16,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use nodescope_model::accident::{Accidents, Lost};
 use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::identity::RecordId;
@@ -374,11 +376,19 @@ impl Sending {
         };
         self.next_seq += 1;
         self.metrics.rows.inc_by(rows as u64);
-        self.spool.append(Spooled { envelope, rows: u32::try_from(rows).unwrap_or(u32::MAX), value });
+        self.spool.append(Spooled {
+            envelope,
+            rows: u32::try_from(rows).unwrap_or(u32::MAX),
+            tick_micros: tick_of(&sampled.batch),
+            thinnable: sampled.table.every.is_some() && !sampled.table.events,
+            value,
+        });
         self.facts.lock().spooled += 1;
     }
 
     /// What the spool had to give up becomes rows of `loss`.
+    ///
+    /// The spool remembers them until those rows are durable.
     fn declare_lost(&mut self) {
         let lost = self.spool.take_lost();
         if lost.is_empty() {
@@ -402,6 +412,9 @@ impl Sending {
         let (node, host) = (self.options.node.clone(), self.options.host.clone());
         for (table, batch) in self.accidents.finish(&Stamp { ts_micros: now_us(), node: &node, host: &host }) {
             self.append(&Sampled { table, batch });
+        }
+        if !self.spool.has_memory_only() && self.sync() {
+            self.spool.declared();
         }
     }
 
@@ -505,11 +518,13 @@ impl Sending {
         }
     }
 
-    fn sync(&mut self) {
-        if let Err(error) = self.spool.sync() {
+    fn sync(&mut self) -> bool {
+        let synced = self.spool.sync();
+        if let Err(error) = &synced {
             self.metrics.sync_failures.inc();
             tracing::warn!(%error, "the spool cannot be made durable");
         }
+        synced.is_ok()
     }
 
     fn tell(&self) {
@@ -517,6 +532,12 @@ impl Sending {
         self.metrics.show_spool(&spool);
         self.facts.lock().spool = spool;
     }
+}
+
+/// The tick a batch was sampled at.
+fn tick_of(batch: &RecordBatch) -> Option<i64> {
+    let ts = batch.column(0).as_primitive_opt::<TimestampMicrosecondType>()?;
+    ts.iter().next().flatten()
 }
 
 /// Whether trying again is of no use: the record is larger than Kafka takes.

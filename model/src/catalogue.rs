@@ -16,6 +16,7 @@
 //! every = "1s"                    # how often the agent samples it; absent: somebody else fills it
 //! comment = "Main memory and swap, as the kernel counts them."
 //! entity = []                     # columns that tell rows of one host and tick apart
+//! events = false                  # true: no row replaces an earlier one, none may be thinned out
 //!
 //! [[column]]
 //! name = "available_bytes"        # the unit comes last
@@ -171,6 +172,8 @@ pub struct Table {
     pub prometheus_labels: BTreeMap<String, String>,
     /// Rows with this value in this column are not shown to Prometheus (totals, which PromQL sums itself).
     pub prometheus_except: BTreeMap<String, String>,
+    /// Whether each row tells something of its own: an agent short of room thins samples and never these.
+    pub events: bool,
     /// Whether it is one of ours, or a site's.
     pub built_in: bool,
     schema: SchemaRef,

@@ -54,6 +54,8 @@ struct File {
     prometheus_labels: BTreeMap<String, String>,
     #[serde(default)]
     prometheus_except: BTreeMap<String, String>,
+    #[serde(default)]
+    events: bool,
     #[serde(flatten)]
     unknown: BTreeMap<String, toml::Value>,
 }
@@ -150,6 +152,7 @@ pub(super) fn table(file: &str, text: &str, built_in: bool, errors: &mut Catalog
         columns,
         prometheus_labels: parsed.prometheus_labels,
         prometheus_except: parsed.prometheus_except,
+        events: parsed.events,
         built_in,
         schema,
     };
