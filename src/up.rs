@@ -131,6 +131,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
     let mut agent = tokio::spawn(nodescope_agent::run(
         settings.agent,
+        nodescope_agent::Reload::never(),
         settings.common.catalogue,
         health.clone(),
         stop_agent.clone(),

@@ -9,18 +9,19 @@ use nodescope_model::catalogue::Catalogue;
 use nodescope_service::errors::chain;
 use nodescope_service::http::{Health, HttpServer};
 use nodescope_service::logs::LogSettings;
-use nodescope_service::settings::Settings;
+use nodescope_service::settings::{Settings, SettingsErrors};
 use tokio_util::sync::CancellationToken;
 
 use crate::accelerators::worker::{self, WorkerArgs};
 use crate::once::{OnceFormat, once};
+use crate::reload::Reload;
 use crate::settings::AgentSettings;
 
 /// Samples this machine and sends the rows to Kafka.
 ///
 /// Everything can be set in a file (--config), in the environment (NODESCOPE_AGENT_HOST for agent.host) or, the most
 /// common things, here. `--once` shows what would be sent, and needs no broker.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
@@ -54,7 +55,7 @@ pub struct AgentArgs {
 }
 
 /// What else the agent's program does.
-#[derive(Debug, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 enum What {
     /// The process in which a vendor's library runs. The agent starts it.
     #[command(hide = true)]
@@ -81,18 +82,9 @@ fn run(args: &AgentArgs) -> Result<(), String> {
     if let Some(What::AcceleratorWorker(args)) = &args.what {
         return worker::main(args).map_err(|error| format!("the agent cannot be answered: {error}"));
     }
-    let mut settings = Settings::load(args.config.as_deref(), std::env::vars());
-    settings.flag("kafka.brokers", args.brokers.as_ref());
-    settings.flag("agent.data_dir", args.data.as_ref().map(|p| p.display()));
-    settings.flag("agent.root", args.root.as_ref().map(|p| p.display()));
-    settings.flag("agent.host", args.host.as_ref());
-    settings.flag("node.id", args.node.as_ref());
-    settings.flag("agent.metrics_address", args.metrics);
-    let logs = LogSettings::read(&mut settings);
     let catalogue = Arc::new(Catalogue::built_in());
-    let agent = AgentSettings::read(&mut settings, &catalogue);
-    settings.tolerate(&["store", "collector", "query"]);
-    settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
+    let (agent, logs) =
+        read(args, &catalogue).map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
     if args.once {
         return once(&agent, &catalogue, args.format, &mut std::io::stdout().lock()).map_err(|e| e.to_string());
     }
@@ -101,14 +93,30 @@ fn run(args: &AgentArgs) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime cannot start: {error}"))?;
-    runtime.block_on(serve(agent, catalogue))
+    runtime.block_on(serve(agent, args.clone(), catalogue))
 }
 
-async fn serve(agent: AgentSettings, catalogue: Arc<Catalogue>) -> Result<(), String> {
+/// The settings, as file, environment and command line say now.
+fn read(args: &AgentArgs, catalogue: &Catalogue) -> Result<(AgentSettings, LogSettings), SettingsErrors> {
+    let mut settings = Settings::load(args.config.as_deref(), std::env::vars());
+    settings.flag("kafka.brokers", args.brokers.as_ref());
+    settings.flag("agent.data_dir", args.data.as_ref().map(|p| p.display()));
+    settings.flag("agent.root", args.root.as_ref().map(|p| p.display()));
+    settings.flag("agent.host", args.host.as_ref());
+    settings.flag("node.id", args.node.as_ref());
+    settings.flag("agent.metrics_address", args.metrics);
+    let logs = LogSettings::read(&mut settings);
+    let agent = AgentSettings::read(&mut settings, catalogue);
+    settings.tolerate(&["store", "collector", "query"]);
+    settings.finish().map(|()| (agent, logs))
+}
+
+async fn serve(agent: AgentSettings, args: AgentArgs, catalogue: Arc<Catalogue>) -> Result<(), String> {
     let health = Health::default();
     let shutdown = CancellationToken::new();
     if let Some(address) = agent.metrics_address {
         let server = HttpServer::bind(address, "metrics (agent.metrics_address)").await.map_err(|e| chain(&e))?;
+        tracing::info!(address = %server.local_addr(), "the Prometheus endpoint answers");
         tokio::spawn(server.serve(health.router(), shutdown.clone()));
     }
     tokio::spawn({
@@ -118,5 +126,9 @@ async fn serve(agent: AgentSettings, catalogue: Arc<Catalogue>) -> Result<(), St
             shutdown.cancel();
         }
     });
-    crate::run(agent, catalogue, health, shutdown).await.map_err(|e| chain(&e))
+    let reload = Reload::from(args.config.clone(), {
+        let catalogue = catalogue.clone();
+        Box::new(move || read(&args, &catalogue).map(|(agent, _)| agent).map_err(|errors| errors.to_string()))
+    });
+    crate::run(agent, reload, catalogue, health, shutdown).await.map_err(|e| chain(&e))
 }

@@ -80,6 +80,24 @@ impl Installation {
         write(folder, &format!("{agent}\n{boot}\n{machine}\n")).map_err(failed)?;
         Ok(Self { agent, boot, _lock: lock })
     }
+
+    /// Begins another run in the same process: its records are numbered anew, under a higher boot number.
+    ///
+    /// # Errors
+    /// When that number cannot be written down.
+    pub fn begin_again(&mut self, folder: &Path) -> Result<(), InstallationError> {
+        let failed = |source| InstallationError::Folder { path: folder.to_owned(), source };
+        let machine = std::fs::read_to_string(folder.join(FILE))
+            .ok()
+            .and_then(|text| parse(&text))
+            .map(|written| written.machine)
+            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        let boot = now.max(self.boot + 1);
+        // Also when it cannot be kept: the one before must not be used again.
+        self.boot = boot;
+        write(folder, &format!("{}\n{boot}\n{machine}\n", self.agent)).map_err(failed)
+    }
 }
 
 struct Written {

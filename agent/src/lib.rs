@@ -25,9 +25,11 @@ pub mod metrics;
 mod netlink;
 pub mod once;
 pub mod own_cost;
+pub mod pace;
 pub mod probe;
 pub mod probes;
 pub mod publisher;
+pub mod reload;
 pub mod scrape;
 pub mod settings;
 mod sockets;
@@ -38,17 +40,21 @@ use std::sync::Arc;
 
 use nodescope_model::catalogue::Catalogue;
 use nodescope_service::http::Health;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use installation::{Installation, InstallationError};
 pub use publisher::PublisherError;
+pub use reload::Reload;
 pub use settings::AgentSettings;
 
 use crate::exposition::Exposition;
 use crate::metrics::AgentMetrics;
 use crate::own_cost::OwnCost;
+use crate::pace::{Governor, Pace};
 use crate::probe::Probe;
 use crate::publisher::{Publisher, PublisherOptions};
+use crate::reload::ReloadFacts;
 use crate::ticker::{Place, ProbeFacts, Sink, Ticker, TickerError};
 
 /// Why an agent does not start.
@@ -65,62 +71,140 @@ pub enum AgentError {
     Ticker(#[from] TickerError),
 }
 
-/// Runs an agent until told to stop.
+/// Runs an agent until told to stop, with other settings whenever `reload` has some.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but being told.
 pub async fn run(
     settings: AgentSettings,
+    mut reload: Reload,
     catalogue: Arc<Catalogue>,
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let installation = Installation::begin(&settings.data_dir, &settings.probes.root)?;
     tracing::info!(agent = installation.agent, boot = installation.boot, host = settings.host, "the agent begins");
-    let metrics = health.register(AgentMetrics::register);
     let exposition = Arc::new(Exposition::new());
     health.add_metrics({
         let exposition = exposition.clone();
         Arc::new(move |text| exposition.render(text))
     });
-    let options = PublisherOptions {
-        kafka: settings.kafka.clone(),
-        agent: installation.agent.clone(),
-        boot: installation.boot,
-        node: settings.node.clone(),
-        host: settings.host.clone(),
-        spool: settings.data_dir.join("spool"),
-        limits: settings.spool,
-        backlog_rate: settings.backlog_rate,
-        backlog_jitter: settings.backlog_jitter,
-    };
-    let publisher = Arc::new(Publisher::start(options, &catalogue, &health, metrics, &CancellationToken::new())?);
-    // Probes' threads may outlive the ticker for as long as their hosts' files make them wait.
-    let sink: Sink = {
-        let publisher = Arc::downgrade(&publisher);
-        Arc::new(move |table, batch| {
-            exposition.update(table, &batch);
-            if let Some(publisher) = publisher.upgrade() {
-                publisher.offer(table, batch);
+    let metrics = health.register(AgentMetrics::register);
+    let mut agent = Agent { installation, catalogue, health, metrics, exposition, reload: reload.facts() };
+    let mut settings = settings;
+    let mut running = Running::begin(&agent, &settings)?;
+    loop {
+        let mut new = tokio::select! {
+            () = shutdown.cancelled() => break,
+            new = reload.next() => new,
+        };
+        if new.data_dir != settings.data_dir || new.metrics_address != settings.metrics_address {
+            tracing::warn!("agent.data_dir and agent.metrics_address change with the next start");
+            (new.data_dir, new.metrics_address) = (settings.data_dir.clone(), settings.metrics_address);
+        }
+        running.end().await;
+        // Records of the new run are numbered anew: it is another boot of the same installation.
+        if let Err(error) = agent.installation.begin_again(&settings.data_dir) {
+            tracing::error!(error = nodescope_service::errors::chain(&error), "the next run's number cannot be kept");
+        }
+        running = match Running::begin(&agent, &new) {
+            Ok(running) => {
+                settings = new;
+                reload.in_force();
+                running
             }
-        })
-    };
-    let place = Place { node: settings.node, host: settings.host };
-    let mut ticker = Ticker::new(settings.interval);
-    let mut facts = Vec::new();
-    let probes = probes::all(&settings.probes).into_iter().filter(|p| !settings.without.iter().any(|w| w == p.table()));
-    for probe in probes {
-        let of_probe = ProbeFacts::new(probe.table(), ticker.interval_of(&catalogue, probe.as_ref())?);
-        facts.push(of_probe.clone());
-        ticker.add(probe, of_probe, &catalogue, &place, &sink)?;
+            Err(error) => {
+                reload.refused(&nodescope_service::errors::chain(&error));
+                Running::begin(&agent, &settings)?
+            }
+        };
     }
-    let own: Box<dyn Probe> = Box::new(OwnCost::new(facts, Some(publisher.shared_facts())));
-    let of_own = ProbeFacts::new(own.table(), ticker.interval_of(&catalogue, own.as_ref())?);
-    ticker.add(own, of_own, &catalogue, &place, &sink)?;
-    ticker.run(shutdown).await;
-    let ended = tokio::task::spawn_blocking(move || publisher.finish());
-    if let Err(error) = ended.await {
-        tracing::error!(%error, "the publisher ended badly");
-    }
+    running.end().await;
     Ok(())
+}
+
+/// What stays the same while settings change.
+struct Agent {
+    installation: Installation,
+    catalogue: Arc<Catalogue>,
+    health: Health,
+    metrics: AgentMetrics,
+    exposition: Arc<Exposition>,
+    reload: Arc<Mutex<ReloadFacts>>,
+}
+
+/// Probes and a publisher at work.
+struct Running {
+    publisher: Arc<Publisher>,
+    ticking: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn begin(agent: &Agent, settings: &AgentSettings) -> Result<Self, AgentError> {
+        let options = PublisherOptions {
+            kafka: settings.kafka.clone(),
+            agent: agent.installation.agent.clone(),
+            boot: agent.installation.boot,
+            node: settings.node.clone(),
+            host: settings.host.clone(),
+            spool: settings.data_dir.join("spool"),
+            limits: settings.spool,
+            backlog_rate: settings.backlog_rate,
+            backlog_jitter: settings.backlog_jitter,
+        };
+        let stop = CancellationToken::new();
+        let publisher = Arc::new(Publisher::start(
+            options,
+            &agent.catalogue,
+            &agent.health,
+            agent.metrics.clone(),
+            &CancellationToken::new(),
+        )?);
+        // Probes' threads may outlive the ticker for as long as their hosts' files make them wait.
+        let sink: Sink = {
+            let publisher = Arc::downgrade(&publisher);
+            let exposition = agent.exposition.clone();
+            Arc::new(move |table, batch| {
+                if let Some(publisher) = publisher.upgrade() {
+                    exposition.update(table, &batch);
+                    publisher.offer(table, batch);
+                }
+            })
+        };
+        let place = Place { node: settings.node.clone(), host: settings.host.clone() };
+        let pace = Pace::default();
+        let mut ticker = Ticker::new(settings.interval, pace.clone());
+        let mut facts = Vec::new();
+        for probe in probes::all(&settings.probes) {
+            if settings.without.iter().any(|without| without == probe.table()) {
+                continue;
+            }
+            let of_probe = ProbeFacts::new(probe.table(), ticker.interval_of(&agent.catalogue, probe.as_ref())?);
+            facts.push(of_probe.clone());
+            ticker.add(probe, of_probe, &agent.catalogue, &place, &sink)?;
+        }
+        let own: Box<dyn Probe> = Box::new(OwnCost::new(
+            facts,
+            Some(publisher.shared_facts()),
+            Governor::new(settings.cpu_budget, pace),
+            agent.reload.clone(),
+        ));
+        let of_own = ProbeFacts::new(own.table(), ticker.interval_of(&agent.catalogue, own.as_ref())?);
+        ticker.add(own, of_own, &agent.catalogue, &place, &sink)?;
+        let ticking = tokio::spawn(ticker.run(stop.clone()));
+        Ok(Self { publisher, ticking, stop })
+    }
+
+    /// Ends the probes, and the publisher with what it has.
+    async fn end(self) {
+        self.stop.cancel();
+        let publisher = self.publisher;
+        if let Err(error) = self.ticking.await {
+            tracing::error!(%error, "the ticker ended badly");
+        }
+        if let Err(error) = tokio::task::spawn_blocking(move || publisher.finish()).await {
+            tracing::error!(%error, "the publisher ended badly");
+        }
+    }
 }

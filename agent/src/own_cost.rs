@@ -5,29 +5,40 @@
 use std::sync::Arc;
 
 use nodescope_model::rows::Rows;
-use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
+use std::time::Instant;
 
+use parking_lot::Mutex;
+use rustix::time::ClockId;
+
+use crate::pace::Governor;
 use crate::probe::{Probe, ProbeError, Tick};
 use crate::publisher::PublisherFacts;
-use crate::ticker::ProbeFacts;
+use crate::reload::ReloadFacts;
+use crate::ticker::{OWN, ProbeFacts, cpu_time};
 
 /// Fills the table `agent`.
 pub struct OwnCost {
     probes: Vec<Arc<ProbeFacts>>,
     publisher: Option<Arc<Mutex<PublisherFacts>>>,
+    governor: Governor,
+    reload: Arc<Mutex<ReloadFacts>>,
 }
 
 impl OwnCost {
-    /// A probe of these probes, and of the publisher if there is one.
-    pub fn new(probes: Vec<Arc<ProbeFacts>>, publisher: Option<Arc<Mutex<PublisherFacts>>>) -> Self {
-        Self { probes, publisher }
+    /// A probe of these probes, and of the publisher if there is one. It tells the governor what all of it costs.
+    pub fn new(
+        probes: Vec<Arc<ProbeFacts>>,
+        publisher: Option<Arc<Mutex<PublisherFacts>>>,
+        governor: Governor,
+        reload: Arc<Mutex<ReloadFacts>>,
+    ) -> Self {
+        Self { probes, publisher, governor, reload }
     }
 }
 
 impl Probe for OwnCost {
     fn table(&self) -> &'static str {
-        "agent"
+        OWN
     }
 
     fn sample(&mut self, _: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
@@ -46,16 +57,24 @@ impl Probe for OwnCost {
                 .count("timeouts", count.timeouts)
                 .count("skipped", count.skipped)
                 .float("duration_seconds", count.spent.as_secs_f64())
+                .float("cpu_seconds", count.cpu.as_secs_f64())
                 .float("last_duration_seconds", count.last_spent.map(|d| d.as_secs_f64()))
                 .text("last_error", error.as_deref());
         }
-        let used = clock_gettime(ClockId::ProcessCPUTime);
+        let used = cpu_time(ClockId::ProcessCPUTime);
+        self.governor.judge(Instant::now(), used);
+        let reload = self.reload.lock().clone();
         let mut row = rows.begin();
-        #[allow(clippy::cast_precision_loss, reason = "2^53 seconds are enough")]
         row.text("probe", "all")
             .text("version", env!("CARGO_PKG_VERSION"))
-            .float("cpu_seconds", used.tv_sec as f64 + used.tv_nsec as f64 / 1e9)
-            .count("resident_bytes", resident_bytes());
+            .float("cpu_seconds", used.as_secs_f64())
+            .count("resident_bytes", resident_bytes())
+            .float("cpu_budget_ratio", self.governor.budget())
+            .count("stretch", u64::from(self.governor.factor()))
+            .text("config_hash", reload.hash.as_deref())
+            .count("config_loads", reload.loaded)
+            .count("config_refusals", reload.refused)
+            .text("config_error", reload.error.as_deref());
         if let Some(facts) = self.publisher.as_ref().map(|p| *p.lock()) {
             row.count("spool_bytes", facts.spool.bytes)
                 .count("spool_records", facts.spool.records)
@@ -80,13 +99,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pace::Pace;
     use crate::probes::testing::{floats, ints, sample_once, texts};
+
+    fn own(facts: Vec<Arc<ProbeFacts>>) -> OwnCost {
+        OwnCost::new(facts, Some(Arc::default()), Governor::new(0.02, Pace::default()), Arc::default())
+    }
 
     #[test]
     fn every_probe_has_a_row_and_the_whole_has_one() {
         let facts =
             vec![ProbeFacts::new("cpu", Duration::from_secs(1)), ProbeFacts::new("disk", Duration::from_secs(1))];
-        let batch = sample_once(&mut OwnCost::new(facts, Some(Arc::default())));
+        let batch = sample_once(&mut own(facts));
         assert_eq!(texts(&batch, "probe"), [Some("cpu"), Some("disk"), Some("all")]);
         assert_eq!(ints(&batch, "samples"), [Some(0), Some(0), None]);
         assert!(ints(&batch, "resident_bytes")[2].is_some_and(|bytes| bytes > 100_000));

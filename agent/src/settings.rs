@@ -31,6 +31,8 @@ pub struct AgentSettings {
     pub without: Vec<String>,
     /// Tables are sampled no more often than this.
     pub interval: Duration,
+    /// How much of one core the agent may use; 0 for as much as it needs.
+    pub cpu_budget: f64,
     /// Bounds of the spool.
     pub spool: SpoolLimits,
     /// Records of the backlog sent in a second.
@@ -89,6 +91,14 @@ impl AgentSettings {
         if spool.bytes < 16 << 20 {
             settings.mistake("agent.spool_size: at least 16MiB");
         }
+        let cpu_budget: f64 = settings.get(
+            "agent.cpu_budget",
+            "0.02",
+            "How much of one core the agent may use: 0.02 is 2 %. Above it, it samples less often and says so. 0 for no limit.",
+        );
+        if !(0.0..=1024.0).contains(&cpu_budget) {
+            settings.mistake("agent.cpu_budget: a share of one core, as in 0.02");
+        }
         let backlog_rate: u32 = settings.get(
             "agent.backlog_rate",
             "500",
@@ -126,6 +136,7 @@ impl AgentSettings {
             },
             without,
             interval,
+            cpu_budget,
             spool,
             backlog_rate,
             backlog_jitter: settings.duration(

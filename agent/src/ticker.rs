@@ -19,9 +19,14 @@ use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::rows::{Rows, Stamp};
 use nodescope_service::errors::chain;
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
+use crate::pace::Pace;
 use crate::probe::{Probe, ProbeError, Tick};
+
+/// Name of the probe that watches over the others.
+pub const OWN: &str = "agent";
 
 /// Takes what a probe sampled.
 pub type Sink = Arc<dyn Fn(&Arc<Table>, RecordBatch) + Send + Sync>;
@@ -41,6 +46,8 @@ pub struct ProbeCount {
     pub skipped: u64,
     /// Time spent.
     pub spent: Duration,
+    /// CPU time used.
+    pub cpu: Duration,
     /// Of it, in the newest sample.
     pub last_spent: Option<Duration>,
     /// What was wrong with the newest sample, or why there is nothing to sample.
@@ -107,13 +114,14 @@ pub enum TickerError {
 /// Asks probes at their ticks.
 pub struct Ticker {
     interval: Duration,
+    pace: Pace,
     workers: Vec<Worker>,
 }
 
 impl Ticker {
-    /// A ticker without probes, that asks none more often than `interval`.
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, workers: Vec::new() }
+    /// A ticker without probes, that asks none more often than `interval`, and all as `pace` says.
+    pub fn new(interval: Duration, pace: Pace) -> Self {
+        Self { interval, pace, workers: Vec::new() }
     }
 
     /// How often a probe is asked.
@@ -166,9 +174,12 @@ impl Ticker {
     }
 
     fn tell(&mut self, ts_micros: i64) {
+        let factor = self.pace.factor();
         for worker in &mut self.workers {
             let tick = Tick { ts_micros, first: !worker.asked };
-            if !tick.is_due(worker.facts.every) {
+            // Who watches over the cost is not slowed down by it.
+            let stretch = if worker.facts.name == OWN { 1 } else { factor };
+            if !tick.is_due(worker.facts.every.saturating_mul(stretch)) {
                 continue;
             }
             match worker.ticks.try_send(tick) {
@@ -199,6 +210,13 @@ fn next_tick(now: i64, last: i64, interval: Duration) -> (i64, Duration) {
     (tick, Duration::from_micros(u64::try_from(tick - now).unwrap_or(0)))
 }
 
+/// CPU time used by this thread, or by the whole process.
+pub(crate) fn cpu_time(clock: ClockId) -> Duration {
+    let used = clock_gettime(clock);
+    let part = |n: i64| u64::try_from(n).unwrap_or(0);
+    Duration::from_secs(part(used.tv_sec)) + Duration::from_nanos(part(used.tv_nsec))
+}
+
 pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
@@ -216,12 +234,14 @@ impl Sampling {
     /// Answers ticks until the ticker is gone.
     fn run(mut self, told: &Receiver<Tick>) {
         while let Ok(tick) = told.recv() {
+            let before = cpu_time(ClockId::ThreadCPUTime);
             self.facts.count.lock().busy_since = Some(Instant::now());
             let (batches, result) = self.tables.sample(self.probe.as_mut(), &tick, &self.place);
             self.account(&batches, result);
             for (table, batch) in batches {
                 (self.sink)(&table, batch);
             }
+            self.facts.count.lock().cpu += cpu_time(ClockId::ThreadCPUTime).saturating_sub(before);
         }
     }
 
@@ -339,7 +359,7 @@ mod tests {
             let _ = sent.send((table.name.clone(), batch.num_rows()));
         });
         let place = Place { node: "n".into(), host: "h".into() };
-        let mut ticker = Ticker::new(SECOND);
+        let mut ticker = Ticker::new(SECOND, Pace::default());
         let mut wakes = Vec::new();
         for _ in 0..2 {
             let (wake, woken) = mpsc::channel();
