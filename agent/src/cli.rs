@@ -13,6 +13,7 @@ use nodescope_service::settings::{Settings, SettingsErrors};
 use tokio_util::sync::CancellationToken;
 
 use crate::accelerators::worker::{self, WorkerArgs};
+use crate::check::check;
 use crate::once::{OnceFormat, once};
 use crate::reload::Reload;
 use crate::settings::AgentSettings;
@@ -24,22 +25,22 @@ use crate::settings::AgentSettings;
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
     /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Kafka's addresses, with commas between them.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
     pub brokers: Option<String>,
     /// Folder of the agent's identity and spool.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
     /// Where the host's file system is, for agents in a container.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER")]
     pub root: Option<PathBuf>,
     /// Name of this host in every row.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<String>,
     /// Identification code of the platform node this machine belongs to.
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, global = true, value_name = "CODE")]
     pub node: Option<String>,
     /// Address of the Prometheus endpoint.
     #[arg(long, value_name = "ADDRESS")]
@@ -57,6 +58,8 @@ pub struct AgentArgs {
 /// What else the agent's program does.
 #[derive(Debug, Clone, clap::Subcommand)]
 enum What {
+    /// Tell what can be read on this machine, what cannot, and why; and try spool and broker.
+    Check,
     /// The process in which a vendor's library runs. The agent starts it.
     #[command(hide = true)]
     AcceleratorWorker(WorkerArgs),
@@ -85,6 +88,13 @@ fn run(args: &AgentArgs) -> Result<(), String> {
     let catalogue = Arc::new(Catalogue::built_in());
     let (agent, logs) =
         read(args, &catalogue).map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
+    if matches!(args.what, Some(What::Check)) {
+        return match check(&agent, &catalogue, &mut std::io::stdout().lock()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("as it is set up here, the agent would not do its work".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+    }
     if args.once {
         return once(&agent, &catalogue, args.format, &mut std::io::stdout().lock()).map_err(|e| e.to_string());
     }

@@ -24,7 +24,55 @@ pub enum OnceFormat {
 }
 
 /// Longest wait for all probes together.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What all probes said at one tick.
+pub(crate) struct Sampled {
+    /// Rows, by table; a table may come from two probes.
+    pub(crate) batches: Vec<(Arc<Table>, RecordBatch)>,
+    /// Probes that had none, or not all, and why.
+    pub(crate) troubles: Vec<(&'static str, ProbeError)>,
+    /// Probes that have not answered.
+    pub(crate) late: Vec<&'static str>,
+}
+
+/// Samples everything once.
+///
+/// # Errors
+/// When the system gives no threads.
+pub(crate) fn sample(settings: &AgentSettings, catalogue: &Catalogue) -> io::Result<Sampled> {
+    let place = Place { node: settings.node.clone(), host: settings.host.clone() };
+    let tick = Tick { ts_micros: ticker::now_us(), first: true };
+    let (sent, received) = channel();
+    let mut late: Vec<&'static str> = Vec::new();
+    for mut probe in crate::probes::all(&settings.probes) {
+        let name = probe.table();
+        if settings.without.iter().any(|w| w == name) {
+            continue;
+        }
+        let mut tables = Tables::of(probe.as_ref(), catalogue).map_err(io::Error::other)?;
+        late.push(name);
+        let (sent, place) = (sent.clone(), place.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let (batches, result) = tables.sample(probe.as_mut(), &tick, &place);
+            // Nobody listens any more when this came too late.
+            let _ = sent.send((name, batches, result));
+        })?;
+    }
+    drop(sent);
+    let until = Instant::now() + PATIENCE;
+    let mut batches: Vec<(Arc<Table>, RecordBatch)> = Vec::new();
+    let mut troubles: Vec<(&'static str, ProbeError)> = Vec::new();
+    // Until all have answered, or time is up.
+    while let Ok((name, rows, result)) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        late.retain(|late| *late != name);
+        batches.extend(rows);
+        troubles.extend(result.err().map(|error| (name, error)));
+    }
+    batches.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    troubles.sort_by_key(|(name, _)| *name);
+    Ok(Sampled { batches, troubles, late })
+}
 
 /// Samples everything once and writes it. What could not be read is told at the end.
 ///
@@ -36,47 +84,18 @@ pub fn once(
     format: OnceFormat,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let place = Place { node: settings.node.clone(), host: settings.host.clone() };
-    let tick = Tick { ts_micros: ticker::now_us(), first: true };
-    let (sent, received) = channel();
-    let mut waiting: Vec<&'static str> = Vec::new();
-    for mut probe in crate::probes::all(&settings.probes) {
-        let name = probe.table();
-        if settings.without.iter().any(|w| w == name) {
-            continue;
-        }
-        let mut tables = Tables::of(probe.as_ref(), catalogue).map_err(io::Error::other)?;
-        waiting.push(name);
-        let (sent, place) = (sent.clone(), place.clone());
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let (batches, result) = tables.sample(probe.as_mut(), &tick, &place);
-            // Nobody listens any more when this came too late.
-            let _ = sent.send((name, batches, result));
-        })?;
-    }
-    drop(sent);
-    let until = Instant::now() + PATIENCE;
-    let mut sampled: Vec<(Arc<Table>, RecordBatch)> = Vec::new();
-    let mut troubles: Vec<(&'static str, ProbeError)> = Vec::new();
-    // Until all have answered, or time is up.
-    while let Ok((name, batches, result)) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        waiting.retain(|waiting| *waiting != name);
-        sampled.extend(batches);
-        troubles.extend(result.err().map(|error| (name, error)));
-    }
-    sampled.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    troubles.sort_by_key(|(name, _)| *name);
-    for (table, batch) in &sampled {
+    let sampled = sample(settings, catalogue)?;
+    for (table, batch) in &sampled.batches {
         match format {
             OnceFormat::Table => write_table(out, table, batch)?,
             OnceFormat::Json => write_json(out, table, batch)?,
         }
     }
     if format == OnceFormat::Table {
-        for (name, error) in &troubles {
+        for (name, error) in &sampled.troubles {
             writeln!(out, "{name}: {}", chain(error))?;
         }
-        for name in waiting {
+        for name in sampled.late {
             writeln!(out, "{name}: no answer within {} s", PATIENCE.as_secs())?;
         }
     }
