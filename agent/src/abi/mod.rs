@@ -139,6 +139,7 @@ macro_rules! functions {
             }
 
             /// Names of the functions that this library does not have.
+            #[allow(dead_code, reason = "not every vendor's reader says it")]
             pub(crate) fn missing(&self) -> Vec<&'static str> {
                 let mut missing = Vec::new();
                 $(if self.$field.is_none() { missing.push($symbol); })*
@@ -146,6 +147,7 @@ macro_rules! functions {
             }
 
             /// Which library it is.
+            #[allow(dead_code, reason = "not every vendor's reader says it")]
             pub(crate) fn path(&self) -> &std::path::Path {
                 self.library.path()
             }
