@@ -222,7 +222,7 @@ impl Fake {
         }
     }
 
-    /// Ticks, ten times a second, until what is wanted has come.
+    /// Ticks, some twenty times a second, until what is wanted has come.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut is_there: impl FnMut(&Self) -> bool) {
         let began = Instant::now();
@@ -238,7 +238,7 @@ impl Fake {
                 self.devices(),
                 self.events
             );
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
