@@ -66,7 +66,8 @@ impl Library {
                     // The loader says the same of a file that is missing and of one that a found library needs; the
                     // latter names another file.
                     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-                    let why = error.to_string();
+                    // What the loader said is the error's cause.
+                    let why = nodescope_service::errors::chain(&error);
                     if there || !why.contains(&format!("{name}: cannot open shared object file")) {
                         refused.get_or_insert(OpenError::Refused { path: path.clone(), why });
                     }

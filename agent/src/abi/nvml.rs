@@ -28,7 +28,6 @@ type Ret = c_uint;
 pub(crate) struct Code(pub(crate) c_uint);
 
 impl Code {
-    pub(crate) const UNINITIALIZED: Self = Self(1);
     pub(crate) const NOT_SUPPORTED: Self = Self(3);
     pub(crate) const NO_PERMISSION: Self = Self(4);
     pub(crate) const NOT_FOUND: Self = Self(6);

@@ -351,7 +351,8 @@ pub mod contract {
     pub fn normal(of: &Contract<'_>) {
         let mut fake = begin(of, &[]);
         assert_eq!(fake.cards(), of.cards);
-        // What is a difference between two ticks comes with the second.
+        // What is a difference between two ticks comes with the second, and samples take their time.
+        std::thread::sleep(Duration::from_millis(600));
         fake.tick();
         fake.assert(of.cards[0], of.values);
         for card in of.cards {
