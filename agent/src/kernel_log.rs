@@ -223,10 +223,14 @@ fn parse_fault(record: &Record<'_>) -> Option<Fault> {
     if let Some(code) = parse_xid(message) {
         return fault(Some(VendorId::Nvidia), Some(code), false);
     }
-    if message.starts_with("NVRM:") && (message.contains("RmInitAdapter failed") || message.contains("rm_init_adapter failed")) {
+    if message.starts_with("NVRM:")
+        && (message.contains("RmInitAdapter failed") || message.contains("rm_init_adapter failed"))
+    {
         return fault(Some(VendorId::Nvidia), None, false);
     }
-    if (message.starts_with("amdgpu") || message.starts_with("[drm:amdgpu")) && AMD.iter().any(|word| message.contains(word)) {
+    if (message.starts_with("amdgpu") || message.starts_with("[drm:amdgpu"))
+        && AMD.iter().any(|word| message.contains(word))
+    {
         return fault(Some(VendorId::Amd), None, false);
     }
     if message.contains("PCIe Bus Error: severity=") {
@@ -349,8 +353,18 @@ mod tests {
     #[test]
     fn xids_are_faults_of_nvidia() {
         let cases = [
-            ("NVRM: Xid (PCI:0000:0f:00): 119, pid=1234, name=python3, Timeout after 6s", 119, "0000:0f:00.0", Some(1234)),
-            ("NVRM: Xid (PCI:0000:3B:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen", 79, "0000:3b:00.0", None),
+            (
+                "NVRM: Xid (PCI:0000:0f:00): 119, pid=1234, name=python3, Timeout after 6s",
+                119,
+                "0000:0f:00.0",
+                Some(1234),
+            ),
+            (
+                "NVRM: Xid (PCI:0000:3B:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen",
+                79,
+                "0000:3b:00.0",
+                None,
+            ),
             ("NVRM: Xid (PCI:0000:65:00): 31, pid='77', name='python3'", 31, "0000:65:00.0", Some(77)),
             ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Non-fatal, Link 32", 12_028, "0000:c1:00.0", None),
         ];
@@ -368,7 +382,8 @@ mod tests {
     fn other_drivers_errors_are_faults_of_their_vendors() {
         let vendor = |message, level| fault(message, level).map(|fault| fault.vendor);
         assert_eq!(vendor("amdgpu 0000:03:00.0: amdgpu: GPU reset begin!", 6), Some(Some(VendorId::Amd)));
-        let hang = fault("[drm:amdgpu_job_timedout [amdgpu]] *ERROR* ring gfx timeout, signaled seq=1, emitted seq=3", 3);
+        let hang =
+            fault("[drm:amdgpu_job_timedout [amdgpu]] *ERROR* ring gfx timeout, signaled seq=1, emitted seq=3", 3);
         assert_eq!(hang.unwrap().vendor, Some(VendorId::Amd));
         assert_eq!(vendor("amdgpu 0000:03:00.0: amdgpu: SMU is resumed successfully!", 6), None);
         assert_eq!(vendor("[ascend] [devdrv] [ERROR] heartbeat lost", 3), Some(Some(VendorId::Ascend)));
@@ -383,7 +398,11 @@ mod tests {
         let message = "pcieport 0000:17:01.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer";
         let found = fault(message, 3).unwrap();
         assert_eq!((found.vendor, found.is_corrected, found.pci_bdf.as_deref()), (None, false, Some("0000:17:01.0")));
-        assert!(fault("nvme 0000:01:00.0: AER: PCIe Bus Error: severity=Corrected, type=Physical Layer", 4).unwrap().is_corrected);
+        assert!(
+            fault("nvme 0000:01:00.0: AER: PCIe Bus Error: severity=Corrected, type=Physical Layer", 4)
+                .unwrap()
+                .is_corrected
+        );
         assert!(fault("mce: [Hardware Error]: Machine check events logged", 0).is_some());
         assert!(fault("{1}[Hardware Error]: event severity: fatal", 3).is_some());
         assert!(fault("{1}[Hardware Error]:  section_type: memory error", 3).is_none(), "a detail");

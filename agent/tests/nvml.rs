@@ -129,7 +129,13 @@ fn nvidia_keeps_the_contract() {
             "core_active_ratio",
         ],
         without: ("WITHOUT_FIELDS", &["memory_temperature_celsius", "link_crc_errors", "throttle_power_cap_seconds"]),
-        still: &["utilization_ratio", "memory_used_bytes", "power_watts", "core_active_ratio", "ecc_corrected_volatile"],
+        still: &[
+            "utilization_ratio",
+            "memory_used_bytes",
+            "power_watts",
+            "core_active_ratio",
+            "ecc_corrected_volatile",
+        ],
         partitions: true,
     });
 }
@@ -202,11 +208,7 @@ fn mean_and_maximum_come_from_the_drivers_samples() {
     fake.tick();
     fake.assert(
         FIRST,
-        &[
-            ("utilization_ratio", 0.4.into()),
-            ("utilization_max_ratio", 1.0.into()),
-            ("power_max_watts", 690.0.into()),
-        ],
+        &[("utilization_ratio", 0.4.into()), ("utilization_max_ratio", 1.0.into()), ("power_max_watts", 690.0.into())],
     );
     let mean = float(&fake, FIRST, "utilization_mean_ratio");
     assert!((0.005..0.05).contains(&mean), "{mean}");
@@ -254,7 +256,10 @@ fn an_xid_is_an_event_of_its_card() {
     fake.tick();
     let faults: Vec<_> = fake.events.iter().filter(|event| event.kind == "fault").collect();
     assert_eq!(faults.len(), 1, "{faults:#?}");
-    assert_eq!((faults[0].code, faults[0].device.as_deref(), faults[0].source.as_str()), (Some(63), Some(SECOND), "NVML"));
+    assert_eq!(
+        (faults[0].code, faults[0].device.as_deref(), faults[0].source.as_str()),
+        (Some(63), Some(SECOND), "NVML")
+    );
     fake.assert(SECOND, &[("last_error_code", 63.into())]);
     fake.assert(FIRST, &[("last_error_code", Value::Null)]);
 }

@@ -325,12 +325,24 @@ struct GpmMetricsGet {
 }
 
 /// Two of the library's snapshots of a card's counters, the newer and the older in turn, and room for what it makes
-/// of them. Never freed: there are as many as cards and partitions, and freeing can crash after a card is lost.
+/// of them. To be dropped before the library is shut down.
 pub(crate) struct Gpm {
     snapshots: [Raw; 2],
+    free: Option<unsafe extern "C" fn(Raw) -> Ret>,
     /// How many snapshots have been taken; the newest is in `(taken - 1) % 2`.
     taken: usize,
     get: Box<GpmMetricsGet>,
+}
+
+impl Drop for Gpm {
+    fn drop(&mut self) {
+        if let Some(free) = self.free {
+            for snapshot in self.snapshots.into_iter().filter(|snapshot| !snapshot.is_null()) {
+                // SAFETY: the library made it, and nobody else has it.
+                let _ = unsafe { free(snapshot) };
+            }
+        }
+    }
 }
 
 functions! {
@@ -434,6 +446,7 @@ functions! {
         event_wait_v1 = "nvmlEventSetWait": fn(set: Raw, out: *mut RawEvent, timeout_ms: c_uint) -> Ret;
         gpm_support = "nvmlGpmQueryDeviceSupport": fn(device: Raw, out: *mut GpmSupport) -> Ret;
         gpm_alloc = "nvmlGpmSampleAlloc": fn(out: *mut Raw) -> Ret;
+        gpm_free = "nvmlGpmSampleFree": fn(snapshot: Raw) -> Ret;
         gpm_sample = "nvmlGpmSampleGet": fn(device: Raw, snapshot: Raw) -> Ret;
         gpm_sample_mig = "nvmlGpmMigSampleGet": fn(device: Raw, gpu_instance: c_uint, snapshot: Raw) -> Ret;
         gpm_metrics = "nvmlGpmMetricsGet": fn(get: *mut GpmMetricsGet) -> Ret;
@@ -467,7 +480,10 @@ fn select(function: Selector, device: Handle, which: c_uint) -> Result<u32, Code
 /// Longest text the library gives; its own constants end at 96.
 const TEXT: usize = 256;
 
-fn text_of(function: Option<unsafe extern "C" fn(Raw, *mut c_char, c_uint) -> Ret>, device: Handle) -> Result<String, Code> {
+fn text_of(
+    function: Option<unsafe extern "C" fn(Raw, *mut c_char, c_uint) -> Ret>,
+    device: Handle,
+) -> Result<String, Code> {
     let function = function.ok_or(Code::MISSING)?;
     let mut out: [c_char; TEXT] = [0; TEXT];
     // SAFETY: the function is told how much room there is. One byte less, so that the text ends in any case.
@@ -883,10 +899,10 @@ impl Nvml {
     }
 
     /// Gives up what [`Nvml::listen`] made.
-    pub(crate) fn stop_listening(&self, set: EventSet) {
+    pub(crate) fn stop_listening(&self, EventSet(set): EventSet) {
         if let Some(free) = self.event_set_free {
             // SAFETY: the set is one of `listen`, and gone after this.
-            let _ = unsafe { free(set.0) };
+            let _ = unsafe { free(set) };
         }
     }
 
@@ -897,11 +913,6 @@ impl Nvml {
             return Err(Code::NOT_SUPPORTED);
         }
         let alloc = self.gpm_alloc.ok_or(Code::MISSING)?;
-        let mut snapshots: [Raw; 2] = [std::ptr::null_mut(); 2];
-        for snapshot in &mut snapshots {
-            // SAFETY: as in `get`.
-            checked(unsafe { alloc(snapshot) })?;
-        }
         let empty = GpmMetric { metric: 0, ret: Code::NOT_SUPPORTED.0, value: 0.0, names: [std::ptr::null_mut(); 3] };
         let get = GpmMetricsGet {
             version: 1,
@@ -910,7 +921,12 @@ impl Nvml {
             after: std::ptr::null_mut(),
             metrics: [empty; GPM_ROOM],
         };
-        Ok(Gpm { snapshots, taken: 0, get: Box::new(get) })
+        let mut gpm = Gpm { snapshots: [std::ptr::null_mut(); 2], free: self.gpm_free, taken: 0, get: Box::new(get) };
+        for snapshot in &mut gpm.snapshots {
+            // SAFETY: as in `get`.
+            checked(unsafe { alloc(snapshot) })?;
+        }
+        Ok(gpm)
     }
 
     /// Takes a snapshot, of the card or of one of its GPU instances, and says what has been between it and the one
@@ -1038,7 +1054,10 @@ mod tests {
         assert_eq!((size_of::<RawSample>(), offset_of!(RawSample, value)), (16, 8));
         assert_eq!((size_of::<ProcessSample>(), offset_of!(ProcessSample, at)), (32, 8));
         assert_eq!((offset_of!(ProcessSample, gpu), offset_of!(ProcessSample, decoder)), (16, 28));
-        assert_eq!((size_of::<RawEvent>(), offset_of!(RawEvent, data), offset_of!(RawEvent, gpu_instance)), (32, 16, 24));
+        assert_eq!(
+            (size_of::<RawEvent>(), offset_of!(RawEvent, data), offset_of!(RawEvent, gpu_instance)),
+            (32, 16, 24)
+        );
         assert_eq!((size_of::<SramErrors>(), offset_of!(SramErrors, aggregate_corrected)), (104, 24));
         assert_eq!((offset_of!(SramErrors, buckets), offset_of!(SramErrors, threshold_exceeded)), (56, 96));
         assert_eq!((size_of::<FabricInfo>(), offset_of!(FabricInfo, status)), (36, 20));

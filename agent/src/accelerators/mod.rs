@@ -87,7 +87,7 @@ impl AcceleratorOptions {
                     libraries.insert(vendor, PathBuf::from(path));
                 }
                 Some((Some(_), _)) => {
-                    settings.mistake(format!("agent.accelerator_libraries: `{entry}`: name an absolute path"))
+                    settings.mistake(format!("agent.accelerator_libraries: `{entry}`: name an absolute path"));
                 }
                 _ => settings
                     .mistake(format!("agent.accelerator_libraries: `{entry}` is not VENDOR=PATH of a vendor we know")),
@@ -341,7 +341,7 @@ mod tests {
     use nodescope_model::rows::Stamp;
 
     use super::*;
-    use crate::probes::testing::fixture_options;
+    use crate::probes::testing::{fixture_options, ints, texts};
 
     fn options() -> AcceleratorOptions {
         fixture_options().accelerators
@@ -365,6 +365,41 @@ mod tests {
         let mut probe = AcceleratorProbe::new(&fixture_options().root, options);
         let error = probe.sample(&Tick { ts_micros: 0, first: true }, &mut rows).unwrap_err();
         assert!(error.to_string().contains("cannot be started"), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_an_event_whatever_the_libraries_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kmsg");
+        std::fs::write(&path, "").unwrap();
+        let mut probe = AcceleratorProbe::new(&fixture_options().root, options());
+        probe.kernel_log = Some(KernelLog::new(vec![path.clone()]));
+        probe.devices.insert("0000:17:00.0".to_owned(), "GPU-1".to_owned());
+        let catalogue = Catalogue::built_in();
+        let mut tables =
+            ["accelerator_process", "accelerator_event"].map(|name| Rows::new(catalogue.get(name).unwrap()));
+        let mut tick = |probe: &mut AcceleratorProbe, first| {
+            let tick = Tick { ts_micros: 60_000_000, first };
+            let mut rows = Rows::new(catalogue.get("accelerator").unwrap());
+            assert!(probe.sample(&tick, &mut rows).is_err(), "there is no library");
+            probe.sample_beside(&tick, &mut tables);
+            tables[1].finish(&Stamp { ts_micros: 60_000_000, node: "n", host: "h" })
+        };
+        assert_eq!(tick(&mut probe, true).num_rows(), 0);
+        let lines = "4,1,100,-;NVRM: Xid (PCI:0000:17:00): 79, pid=42, GPU has fallen off the bus.\n\
+                     4,2,200,-;nvme 0000:02:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer\n\
+                     4,3,300,-;pcieport 0000:c1:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer\n\
+                     0,4,400,-;mce: [Hardware Error]: Machine check events logged\n";
+        std::fs::write(&path, lines).unwrap();
+        let events = tick(&mut probe, false);
+        assert_eq!(texts(&events, "vendor"), [Some("nvidia"), Some("ascend"), Some("host")]);
+        assert_eq!(texts(&events, "device"), [Some("GPU-1"), None, None]);
+        assert_eq!(texts(&events, "pci_bdf"), [Some("0000:17:00.0"), Some("0000:c1:00.0"), None]);
+        assert_eq!(texts(&events, "kind"), [Some("fault"); 3]);
+        assert_eq!(texts(&events, "source"), [Some("kernel"); 3]);
+        assert_eq!(ints(&events, "code"), [Some(79), None, None]);
+        assert_eq!(ints(&events, "pid"), [Some(42), None, None]);
+        assert_eq!(ints(&events, "event"), [Some(-1), Some(-2), Some(-3)]);
     }
 
     #[test]

@@ -69,7 +69,15 @@ pub(crate) struct Readings {
 impl Readings {
     pub(crate) fn new(catalogue: &Catalogue, vendor: VendorId, root: HostRoot) -> Self {
         let rows = |name: &str| Rows::new(catalogue.get(name).expect("a built-in table"));
-        Self { vendor, root, accelerator: rows(TABLES[0]), process: rows(TABLES[1]), event: rows(TABLES[2]), told: HashSet::new(), events: 0 }
+        Self {
+            vendor,
+            root,
+            accelerator: rows(TABLES[0]),
+            process: rows(TABLES[1]),
+            event: rows(TABLES[2]),
+            told: HashSet::new(),
+            events: 0,
+        }
     }
 
     /// Begins the row of a device or partition. `device` is its identity for life: UUID, or serial number, or PCI

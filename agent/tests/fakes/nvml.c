@@ -290,6 +290,7 @@ typedef struct { u32 version, supported; } gpm_support;
 int nvmlGpmQueryDeviceSupport(device *d, gpm_support *out) { BEGIN(d); out->supported = 1; return out->version == 1 ? OK : REFUSED; }
 typedef struct { long taken, instance; } snapshot;
 int nvmlGpmSampleAlloc(snapshot **out) { FAKE_ENTER(); *out = calloc(1, sizeof **out); return OK; }
+int nvmlGpmSampleFree(snapshot *of) { FAKE_ENTER(); free(of); return OK; }
 static long snapshots;
 int nvmlGpmSampleGet(device *d, snapshot *out) { BEGIN(d); *out = (snapshot){++snapshots, -1}; return OK; }
 int nvmlGpmMigSampleGet(device *d, u32 instance, snapshot *out) { BEGIN(d); *out = (snapshot){++snapshots, instance}; return OK; }

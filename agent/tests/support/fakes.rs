@@ -8,6 +8,7 @@
 //! What holds for every vendor is in [`contract`]: each vendor's test calls [`contract::all`].
 
 #![allow(dead_code, unreachable_pub, reason = "every test is a crate of its own, and none needs everything")]
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -432,8 +433,7 @@ pub mod contract {
     pub fn lost(of: &Contract<'_>) {
         let mut fake = begin(of, &[]);
         fake.set_mode(&format!("{}; lost 1", of.normal));
-        let others: Vec<&str> =
-            of.cards.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, card)| *card).collect();
+        let others: Vec<&str> = of.cards.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, card)| *card).collect();
         fake.until("a loss", |fake| fake.count("lost") == 1);
         let event = fake.events.iter().find(|event| event.kind == "lost").unwrap();
         assert_eq!(event.device.as_deref(), Some(of.cards[1]));

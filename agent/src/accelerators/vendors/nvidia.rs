@@ -42,6 +42,9 @@ const SLOW_EVERY: Duration = Duration::from_secs(10);
 /// Links a card has at the most.
 const MAX_LINKS: u32 = 18;
 
+/// Looks between two new beginnings, at the most.
+const MAX_LOOKS: u32 = 16;
+
 /// Events taken at one tick; the rest comes at the next.
 const MAX_EVENTS: usize = 64;
 
@@ -59,11 +62,8 @@ pub(super) struct Flavour {
     pub(super) device_file: &'static str,
 }
 
-const NVML: Flavour = Flavour {
-    library: "NVML",
-    candidates: &["libnvidia-ml.so.1", "libnvidia-ml.so"],
-    device_file: "nvidia",
-};
+const NVML: Flavour =
+    Flavour { library: "NVML", candidates: &["libnvidia-ml.so.1", "libnvidia-ml.so"], device_file: "nvidia" };
 
 /// How a field's number becomes a column's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,8 +116,8 @@ enum Scope {
 /// Counters of links: our column, the library's number, what it counts in, and what it is of. Which of them a card has
 /// depends on its generation; the first that answers is taken.
 const LINKS: &[(&str, u32, u64, Scope)] = &[
-    ("link_received_bytes", 204, 1, Scope::Link),       // NVLink 5
-    ("link_received_bytes", 139, 1024, Scope::Link),    // up to NVLink 4, in KiB
+    ("link_received_bytes", 204, 1, Scope::Link),    // NVLink 5
+    ("link_received_bytes", 139, 1024, Scope::Link), // up to NVLink 4, in KiB
     ("link_transmitted_bytes", 202, 1, Scope::Link),
     ("link_transmitted_bytes", 138, 1024, Scope::Link),
     ("link_crc_errors", 38, 1, Scope::Card),
@@ -216,6 +216,10 @@ pub(super) struct Reader {
     events: Option<crate::abi::nvml::EventSet>,
     /// Something is not as it should be, so the library is initialised again at the next look.
     begin_anew: bool,
+    /// Looks until then, and how many it was the last time: where a card is gone for good, every new beginning may
+    /// take seconds, and changes nothing.
+    anew_in: u32,
+    anew_after: u32,
     look_now: bool,
     has_worked: bool,
     pub(super) is_outdated: bool,
@@ -233,6 +237,8 @@ impl Reader {
             cards: Vec::new(),
             events: None,
             begin_anew: false,
+            anew_in: 0,
+            anew_after: 0,
             look_now: true,
             has_worked: false,
             is_outdated: false,
@@ -241,7 +247,7 @@ impl Reader {
 
     pub(super) fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
         if std::mem::take(&mut self.look_now) || tick.is_due(LOOK_EVERY) {
-            self.obstacle = self.look(tick).err();
+            self.obstacle = self.look().err();
         }
         if let Some(obstacle) = &self.obstacle {
             return Err(obstacle.error(self.flavour.library));
@@ -270,7 +276,7 @@ impl Reader {
     }
 
     /// Opens and initialises the library if need be, and lists the cards.
-    fn look(&mut self, tick: &Tick) -> Result<(), Obstacle> {
+    fn look(&mut self) -> Result<(), Obstacle> {
         if self.nvml.is_none() {
             let nvml = Nvml::open(self.options.library(), self.flavour.candidates);
             self.nvml = Some(nvml.map_err(|error| match not_open(self.flavour.library, &error) {
@@ -284,7 +290,11 @@ impl Reader {
             Code::MISSING => Obstacle::Driver(format!("{} lacks functions", nvml.path().display())),
             code => Obstacle::Driver(nvml.describe(code)),
         };
-        if std::mem::take(&mut self.begin_anew) && self.is_initialized {
+        self.anew_in = self.anew_in.saturating_sub(1);
+        if self.begin_anew && self.is_initialized && self.anew_in == 0 {
+            self.begin_anew = false;
+            self.anew_after = (self.anew_after * 2).clamp(1, MAX_LOOKS);
+            self.anew_in = self.anew_after;
             self.cards.clear();
             if let Some(set) = self.events.take() {
                 nvml.stop_listening(set);
@@ -343,14 +353,13 @@ impl Reader {
             }
             self.events = nvml.listen(self.cards.iter().map(|card| card.handle)).ok();
         }
-        self.begin_anew |= trouble.is_some();
+        match &trouble {
+            Some(_) => self.begin_anew = true,
+            None => (self.anew_in, self.anew_after) = (0, 0),
+        }
         match trouble {
             // One card in trouble takes nothing from the others.
-            _ if !self.cards.is_empty() => {
-                let slow = tick.first;
-                self.cards.iter_mut().filter(|card| slow || !card.has_slow).for_each(|card| card.look_slowly(nvml));
-                Ok(())
-            }
+            _ if !self.cards.is_empty() => Ok(()),
             Some(message) => Err(Obstacle::Driver(message)),
             None => Err(Obstacle::Absent("the driver shows no card".to_owned())),
         }
@@ -378,7 +387,16 @@ fn hear(
             None => (None, None),
         };
         let message = event_message(event.event, code);
-        out.event(&Event { at_micros: tick.ts_micros, device, pci_bdf, kind: "fault", source, code, message, pid: None });
+        out.event(&Event {
+            at_micros: tick.ts_micros,
+            device,
+            pci_bdf,
+            kind: "fault",
+            source,
+            code,
+            message,
+            pid: None,
+        });
     }
 }
 
@@ -627,7 +645,7 @@ impl Card {
         if trouble.is_loss() {
             return false;
         }
-        if slow {
+        if slow || !self.has_slow {
             self.look_slowly(nvml);
         }
         let is_cut = self.is_cut == Some(true);
@@ -953,7 +971,7 @@ impl Processes {
 
     fn append(&self, device: &str, samples: &BTreeMap<u32, Shares>, out: &mut Readings) {
         for (&pid, &(work, memory_used_bytes)) in &self.all {
-            let [gpu, memory, encoder, decoder] = samples.get(&pid).map_or([None; 4], |shares| shares.mean());
+            let [gpu, memory, encoder, decoder] = samples.get(&pid).map_or([None; 4], Shares::mean);
             out.process(&OnDevice {
                 device,
                 pid,
@@ -1122,8 +1140,9 @@ mod tests {
 
     #[test]
     fn only_new_samples_count() {
-        let samples: Vec<Sample> =
-            (0..30).map(|n| Sample { at: 10_000_000 + n * 100_000, value: f64::from(u32::try_from(n).unwrap()) }).collect();
+        let samples: Vec<Sample> = (0..30)
+            .map(|n| Sample { at: 10_000_000 + n * 100_000, value: f64::from(u32::try_from(n).unwrap()) })
+            .collect();
         let mut kept = Kept::default();
         let values = |samples: Vec<&Sample>| samples.iter().map(|sample| sample.value).collect::<Vec<_>>();
         assert_eq!(new_samples(&mut kept, Ok(()), &samples).len(), 10, "the ring's last second");
@@ -1140,7 +1159,8 @@ mod tests {
     #[test]
     fn a_process_has_the_mean_of_its_new_samples() {
         let sample = |pid, at, gpu| ProcessSample { pid, at, gpu, memory: 10, encoder: u32::MAX, decoder: 0 };
-        let samples = [sample(7, 100, 90), sample(7, 200, 20), sample(7, 300, 40), sample(0, 300, 50), sample(8, 300, 130)];
+        let samples =
+            [sample(7, 100, 90), sample(7, 200, 20), sample(7, 300, 40), sample(0, 300, 50), sample(8, 300, 130)];
         let shares = process_shares(&samples, 100);
         let [gpu, memory, encoder, decoder] = shares[&7].mean();
         assert!((gpu.unwrap() - 0.3).abs() < 1e-9 && (memory.unwrap() - 0.1).abs() < 1e-9);
