@@ -66,7 +66,8 @@ impl Library {
                     // The loader says the same of a file that is missing and of one that a found library needs; the
                     // latter names another file.
                     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-                    let why = error.to_string();
+                    // What the loader said is the error's cause.
+                    let why = nodescope_service::errors::chain(&error);
                     if there || !why.contains(&format!("{name}: cannot open shared object file")) {
                         refused.get_or_insert(OpenError::Refused { path: path.clone(), why });
                     }
@@ -139,6 +140,7 @@ macro_rules! functions {
             }
 
             /// Names of the functions that this library does not have.
+            #[allow(dead_code, reason = "not every vendor's reader says it")]
             pub(crate) fn missing(&self) -> Vec<&'static str> {
                 let mut missing = Vec::new();
                 $(if self.$field.is_none() { missing.push($symbol); })*
@@ -146,6 +148,7 @@ macro_rules! functions {
             }
 
             /// Which library it is.
+            #[allow(dead_code, reason = "not every vendor's reader says it")]
             pub(crate) fn path(&self) -> &std::path::Path {
                 self.library.path()
             }

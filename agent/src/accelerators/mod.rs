@@ -10,6 +10,8 @@
 //!               ◄─stdout──
 //! ```
 //!
+//! What the kernel's log says of them (`kernel_log`) comes beside: a driver in trouble writes there first.
+//!
 //! The libraries ask the kernel of the machine the agent runs on. So they are asked only when the root belongs to that
 //! machine, be it seen from a container, or when a library was named in the settings.
 
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
@@ -36,13 +39,24 @@ use self::frame::Outcome;
 use self::readings::{Event, TABLES};
 use self::watch::{Heard, Patience, Watch};
 use crate::host_root::HostRoot;
+use crate::kernel_log::{Fault, KernelLog};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// How often the bus is looked at for vendors that have appeared.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// A tick may wait so long for the first answers of all, so that it has rows where that is possible: opening a driver
+/// takes a second or two.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+
 /// A library's first answer may take this long before it counts as stalled.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+/// Devices whose place is remembered.
+const MAX_DEVICES: usize = 4096;
+
+/// The vendor's name in events that are no vendor's: errors of the machine itself.
+const NOBODY: &str = "host";
 
 /// What the probe needs to know.
 #[derive(Debug, Clone)]
@@ -73,7 +87,7 @@ impl AcceleratorOptions {
                     libraries.insert(vendor, PathBuf::from(path));
                 }
                 Some((Some(_), _)) => {
-                    settings.mistake(format!("agent.accelerator_libraries: `{entry}`: name an absolute path"))
+                    settings.mistake(format!("agent.accelerator_libraries: `{entry}`: name an absolute path"));
                 }
                 _ => settings
                     .mistake(format!("agent.accelerator_libraries: `{entry}` is not VENDOR=PATH of a vendor we know")),
@@ -105,19 +119,31 @@ pub struct AcceleratorProbe {
     watches: Vec<Watch>,
     /// What was heard at this tick, for the tables beside.
     beside: [Vec<RecordBatch>; 2],
-    events: Vec<(VendorId, Event)>,
+    events: Vec<(Option<VendorId>, Event)>,
     /// Events of the agent's own so far, counted from far beyond the workers'.
     event_number: i64,
     /// How each vendor's newest tick went.
     outcomes: BTreeMap<VendorId, Outcome>,
+    /// What the bus shows, by address.
+    bus: BTreeMap<String, VendorId>,
+    /// The newest devices by their PCI address: for what the kernel says about them.
+    devices: BTreeMap<String, String>,
+    kernel_log: Option<KernelLog>,
+    faults: Vec<Fault>,
 }
 
 impl AcceleratorProbe {
     /// A probe of the accelerators of this machine.
     pub fn new(root: &HostRoot, options: AcceleratorOptions) -> Self {
+        let is_this_machine = root.is_this_machine();
+        let log = || KernelLog::new(vec![root.path("/dev/kmsg"), "/dev/kmsg".into()]);
         Self {
             root: root.clone(),
-            is_this_machine: root.is_this_machine(),
+            is_this_machine,
+            kernel_log: is_this_machine.then(log),
+            faults: Vec::new(),
+            bus: BTreeMap::new(),
+            devices: BTreeMap::new(),
             options,
             watches: Vec::new(),
             beside: [const { Vec::new() }; 2],
@@ -130,8 +156,10 @@ impl AcceleratorProbe {
     /// Starts watching over vendors that have appeared.
     fn look(&mut self) {
         let mut wanted: BTreeSet<VendorId> = self.options.libraries.keys().copied().collect();
+        let bus = pci::scan(&self.root).unwrap_or_default();
+        self.bus = bus.into_iter().map(|card| (card.address, card.vendor)).collect();
         if self.is_this_machine {
-            wanted.extend(pci::scan(&self.root).unwrap_or_default().iter().map(|card| card.vendor));
+            wanted.extend(self.bus.values().copied());
         }
         for vendor in wanted {
             if self.watches.iter().any(|watch| watch.vendor() == vendor) {
@@ -144,6 +172,63 @@ impl AcceleratorProbe {
             };
             let library = self.options.libraries.get(&vendor).cloned();
             self.watches.push(Watch::new(vendor, self.options.worker.clone(), self.root.clone(), library, patience));
+        }
+    }
+}
+
+impl AcceleratorProbe {
+    /// What the kernel has said since the last tick becomes events.
+    fn hear_kernel(&mut self, tick: &Tick) {
+        let Some(log) = &mut self.kernel_log else { return };
+        let untold = log.read(&mut self.faults);
+        // The log counts from the machine's start.
+        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let uptime = uptime.tv_sec.saturating_mul(1_000_000).saturating_add(uptime.tv_nsec / 1000);
+        let started = crate::ticker::now_us().saturating_sub(uptime);
+        for fault in self.faults.drain(..) {
+            let on_bus = fault.pci_bdf.as_ref().and_then(|at| self.bus.get(at)).copied();
+            // Errors that were put right are told of accelerators only: other devices' would be too many.
+            if fault.is_corrected && on_bus.is_none() {
+                continue;
+            }
+            let event = Event {
+                at_micros: started.saturating_add(fault.at_boot_micros),
+                device: fault.pci_bdf.as_ref().and_then(|at| self.devices.get(at)).cloned(),
+                pci_bdf: fault.pci_bdf,
+                kind: "fault",
+                source: "kernel",
+                code: fault.code,
+                message: fault.message,
+                pid: fault.pid,
+            };
+            self.events.push((fault.vendor.or(on_bus), event));
+        }
+        if untold > 0 {
+            let event = Event {
+                at_micros: tick.ts_micros,
+                device: None,
+                pci_bdf: None,
+                kind: "fault",
+                source: "kernel",
+                code: None,
+                message: format!("{untold} more lines of the kernel's log were too many to be told"),
+                pid: None,
+            };
+            self.events.push((None, event));
+        }
+    }
+}
+
+/// Keeps which whole device is where.
+fn remember(batch: &RecordBatch, devices: &mut BTreeMap<String, String>) {
+    let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    let (Some(device), Some(at), Some(parent)) = (text("device"), text("pci_bdf"), text("parent")) else { return };
+    for ((device, at), _) in device.iter().zip(at).zip(parent).filter(|(_, parent)| parent.is_none()) {
+        if let (Some(device), Some(at)) = (device, at)
+            && devices.get(at).is_none_or(|known| known != device)
+            && devices.len() < MAX_DEVICES
+        {
+            devices.insert(at.to_owned(), device.to_owned());
         }
     }
 }
@@ -169,10 +254,12 @@ impl Probe for AcceleratorProbe {
             }));
         }
         let mut heard: Vec<Heard> = self.watches.iter().map(|_| Heard::default()).collect();
-        let deadline = Instant::now() + self.options.deadline;
+        let now = Instant::now();
+        let wait = if tick.first { FIRST_WAIT.max(self.options.deadline) } else { self.options.deadline };
+        let deadline = now + wait;
         // All are asked first, so that they work side by side.
         for (watch, heard) in self.watches.iter_mut().zip(&mut heard) {
-            watch.ask(tick, heard);
+            watch.ask(tick, now, heard);
         }
         for (watch, heard) in self.watches.iter_mut().zip(&mut heard) {
             watch.hear(tick, deadline, heard);
@@ -181,12 +268,16 @@ impl Probe for AcceleratorProbe {
         for (watch, heard) in self.watches.iter().zip(heard) {
             let vendor = watch.vendor();
             for (table, batch) in heard.rows {
+                // The schema was looked at when the batch was heard.
                 match table {
-                    0 => rows.extend(&batch),
+                    0 => {
+                        remember(&batch, &mut self.devices);
+                        rows.extend(&batch);
+                    }
                     other => self.beside[other - 1].push(batch),
                 }
             }
-            self.events.extend(heard.events.into_iter().map(|event| (vendor, event)));
+            self.events.extend(heard.events.into_iter().map(|event| (Some(vendor), event)));
             if let Some(outcome) = heard.outcome {
                 self.outcomes.insert(vendor, outcome);
             }
@@ -200,8 +291,9 @@ impl Probe for AcceleratorProbe {
         }
     }
 
-    fn sample_beside(&mut self, _: &Tick, tables: &mut [Rows]) {
+    fn sample_beside(&mut self, tick: &Tick, tables: &mut [Rows]) {
         let [process, event] = tables else { return };
+        self.hear_kernel(tick);
         for batch in self.beside[0].drain(..) {
             process.extend(&batch);
         }
@@ -213,7 +305,7 @@ impl Probe for AcceleratorProbe {
             self.event_number -= 1;
             event
                 .begin()
-                .text("vendor", vendor.as_str())
+                .text("vendor", vendor.map_or(NOBODY, VendorId::as_str))
                 .int("event", self.event_number)
                 .timestamp("at", happened.at_micros)
                 .text("device", happened.device.as_deref())
@@ -249,7 +341,7 @@ mod tests {
     use nodescope_model::rows::Stamp;
 
     use super::*;
-    use crate::probes::testing::fixture_options;
+    use crate::probes::testing::{fixture_options, ints, texts};
 
     fn options() -> AcceleratorOptions {
         fixture_options().accelerators
@@ -273,6 +365,41 @@ mod tests {
         let mut probe = AcceleratorProbe::new(&fixture_options().root, options);
         let error = probe.sample(&Tick { ts_micros: 0, first: true }, &mut rows).unwrap_err();
         assert!(error.to_string().contains("cannot be started"), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_an_event_whatever_the_libraries_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kmsg");
+        std::fs::write(&path, "").unwrap();
+        let mut probe = AcceleratorProbe::new(&fixture_options().root, options());
+        probe.kernel_log = Some(KernelLog::new(vec![path.clone()]));
+        probe.devices.insert("0000:17:00.0".to_owned(), "GPU-1".to_owned());
+        let catalogue = Catalogue::built_in();
+        let mut tables =
+            ["accelerator_process", "accelerator_event"].map(|name| Rows::new(catalogue.get(name).unwrap()));
+        let mut tick = |probe: &mut AcceleratorProbe, first| {
+            let tick = Tick { ts_micros: 60_000_000, first };
+            let mut rows = Rows::new(catalogue.get("accelerator").unwrap());
+            assert!(probe.sample(&tick, &mut rows).is_err(), "there is no library");
+            probe.sample_beside(&tick, &mut tables);
+            tables[1].finish(&Stamp { ts_micros: 60_000_000, node: "n", host: "h" })
+        };
+        assert_eq!(tick(&mut probe, true).num_rows(), 0);
+        let lines = "4,1,100,-;NVRM: Xid (PCI:0000:17:00): 79, pid=42, GPU has fallen off the bus.\n\
+                     4,2,200,-;nvme 0000:02:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer\n\
+                     4,3,300,-;pcieport 0000:c1:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer\n\
+                     0,4,400,-;mce: [Hardware Error]: Machine check events logged\n";
+        std::fs::write(&path, lines).unwrap();
+        let events = tick(&mut probe, false);
+        assert_eq!(texts(&events, "vendor"), [Some("nvidia"), Some("ascend"), Some("host")]);
+        assert_eq!(texts(&events, "device"), [Some("GPU-1"), None, None]);
+        assert_eq!(texts(&events, "pci_bdf"), [Some("0000:17:00.0"), Some("0000:c1:00.0"), None]);
+        assert_eq!(texts(&events, "kind"), [Some("fault"); 3]);
+        assert_eq!(texts(&events, "source"), [Some("kernel"); 3]);
+        assert_eq!(ints(&events, "code"), [Some(79), None, None]);
+        assert_eq!(ints(&events, "pid"), [Some(42), None, None]);
+        assert_eq!(ints(&events, "event"), [Some(-1), Some(-2), Some(-3)]);
     }
 
     #[test]

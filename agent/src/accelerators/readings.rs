@@ -1,5 +1,7 @@
 //! What one tick of one vendor's accelerators gives: rows of three tables.
 
+use std::collections::HashSet;
+
 use nodescope_model::catalogue::Catalogue;
 use nodescope_model::rows::{Row, Rows};
 
@@ -9,6 +11,12 @@ use crate::host_root::HostRoot;
 
 /// The tables, in the order in which they are sent.
 pub(crate) const TABLES: [&str; 3] = ["accelerator", "accelerator_process", "accelerator_event"];
+
+/// Which of them is that of events.
+pub(crate) const EVENTS: usize = 2;
+
+/// Processes on one vendor's devices told at one tick; `accelerator.processes` counts all.
+const MAX_PROCESSES: usize = 4096;
 
 /// Something that happened to a device or to what stands between us and it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub(crate) struct Readings {
     accelerator: Rows,
     process: Rows,
     event: Rows,
+    /// Processes of this tick, so that none is told twice.
+    told: HashSet<(String, u32)>,
     /// Events so far, so that no two have one name.
     events: i64,
 }
@@ -59,7 +69,15 @@ pub(crate) struct Readings {
 impl Readings {
     pub(crate) fn new(catalogue: &Catalogue, vendor: VendorId, root: HostRoot) -> Self {
         let rows = |name: &str| Rows::new(catalogue.get(name).expect("a built-in table"));
-        Self { vendor, root, accelerator: rows(TABLES[0]), process: rows(TABLES[1]), event: rows(TABLES[2]), events: 0 }
+        Self {
+            vendor,
+            root,
+            accelerator: rows(TABLES[0]),
+            process: rows(TABLES[1]),
+            event: rows(TABLES[2]),
+            told: HashSet::new(),
+            events: 0,
+        }
     }
 
     /// Begins the row of a device or partition. `device` is its identity for life: UUID, or serial number, or PCI
@@ -72,6 +90,9 @@ impl Readings {
 
     /// Appends the row of a process on a device, with who it is and whose.
     pub(crate) fn process(&mut self, on: &OnDevice<'_>) {
+        if self.told.len() >= MAX_PROCESSES || !self.told.insert((on.device.to_owned(), on.pid)) {
+            return;
+        }
         let facts = ProcessFacts::read(&self.root, on.pid);
         let mut row = self.process.begin();
         row.text("device", on.device)
@@ -113,6 +134,7 @@ impl Readings {
 
     /// The rows, table by table, in the order of [`TABLES`].
     pub(crate) fn tables(&mut self) -> [&mut Rows; 3] {
+        self.told.clear();
         [&mut self.accelerator, &mut self.process, &mut self.event]
     }
 }

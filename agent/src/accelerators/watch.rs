@@ -5,21 +5,27 @@
 //! *resumed*. It is not killed: a process that is killed inside a driver's call can take the card with it. Only where
 //! `agent.accelerator_kill_after` says so is a worker killed that has been stalled for so long.
 //!
-//! A worker that ends has *crashed*; another is started after a pause that doubles, from one second to a minute.
+//! A worker that ends has *crashed*, unless it ended well because its library had been replaced; another is started
+//! after a pause that doubles, from one second to a minute, and not before the last one has really gone: one that is
+//! caught in a driver cannot be waited for, and another would be caught beside it.
 //! The first answer may take long (a driver that wakes eight cards), so its deadline is another.
+//!
+//! An answer that comes very late is of another time. Its events are told, its rows are not.
 
 use std::ffi::OsString;
 use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
+use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::record::Decoder;
 
 use super::frame::{self, Frame, Outcome};
-use super::readings::{Event, TABLES};
+use super::readings::{EVENTS, Event, TABLES};
 use super::vendors::VendorId;
 use crate::host_root::HostRoot;
 use crate::probe::Tick;
@@ -58,8 +64,14 @@ pub(crate) struct Patience {
 /// The first pause before a worker is started again, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Answers that fit between the worker and us. It is asked for one at a time.
-const FRAMES: usize = 64;
+/// Frames that fit between the worker and us: one answer.
+const FRAMES: usize = TABLES.len() + 1;
+
+/// Rows of an answer that took longer are of another time.
+const STALE: Duration = Duration::from_secs(10);
+
+/// A worker whose output has ended gets so long to end itself, to say how.
+const END: Duration = Duration::from_millis(50);
 
 /// What a watch has to say after a tick.
 #[derive(Debug, Default)]
@@ -82,10 +94,13 @@ pub(crate) struct Watch {
     library: Option<PathBuf>,
     patience: Patience,
     running: Option<Running>,
+    /// One that should end, and has not yet.
+    leaving: Option<Child>,
     starts: u64,
     next_start: Instant,
     pause: Duration,
     decoder: Decoder,
+    tables: Vec<Arc<Table>>,
 }
 
 struct Running {
@@ -94,6 +109,8 @@ struct Running {
     frames: Receiver<io::Result<Frame>>,
     /// When it was asked what it has not answered yet.
     asked: Option<Instant>,
+    /// The beginning of an answer that is not complete.
+    early: Vec<(usize, RecordBatch)>,
     told_stall: bool,
     has_answered: bool,
 }
@@ -113,10 +130,12 @@ impl Watch {
             library,
             patience,
             running: None,
+            leaving: None,
             starts: 0,
             next_start: Instant::now(),
             pause: PAUSES.0,
             decoder: Decoder::default(),
+            tables: tables(),
         }
     }
 
@@ -126,16 +145,25 @@ impl Watch {
     }
 
     /// Asks for a tick, unless the one before is still unanswered. Starts a worker if there is none.
-    pub(crate) fn ask(&mut self, tick: &Tick, heard: &mut Heard) {
-        if self.running.is_none() && Instant::now() >= self.next_start {
-            self.start(tick, heard);
+    pub(crate) fn ask(&mut self, tick: &Tick, now: Instant, heard: &mut Heard) {
+        if self.leaving.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
+            self.leaving = None;
+        }
+        if self.running.is_none() && now >= self.next_start {
+            match &self.leaving {
+                None => self.start(tick, heard),
+                Some(child) => {
+                    let message = format!("the worker before, process {}, does not end", child.id());
+                    heard.outcome = Some(Outcome::Failed(message));
+                }
+            }
         }
         let Some(running) = &mut self.running else { return };
         if running.asked.is_some() {
             return;
         }
         let tick = Tick { first: !running.has_answered, ..*tick };
-        running.asked = Some(Instant::now());
+        running.asked = Some(now);
         // One that has ended is noticed when its output ends, which says more.
         if let Some(input) = &mut running.input
             && input.write_all(frame::request(&tick).as_bytes()).is_err()
@@ -153,11 +181,18 @@ impl Watch {
         let until = if running.told_stall { Instant::now() } else { deadline };
         loop {
             match running.frames.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Ok(Frame::Rows(table, bytes))) => match rows(&mut self.decoder, table, bytes) {
+                Ok(Ok(Frame::Rows(..))) if heard.rows.len() >= TABLES.len() => {
+                    return self.ended(tick, "its worker sent more than an answer", heard);
+                }
+                Ok(Ok(Frame::Rows(table, bytes))) => match rows(&self.tables, &mut self.decoder, table, bytes) {
                     Some(decoded) => heard.rows.push(decoded),
                     None => return self.ended(tick, "its worker sent rows that are none", heard),
                 },
                 Ok(Ok(Frame::Done(outcome))) => {
+                    heard.rows.append(&mut running.early);
+                    if asked.elapsed() > STALE {
+                        heard.rows.retain(|(table, _)| *table == EVENTS);
+                    }
                     heard.outcome = Some(outcome);
                     running.asked = None;
                     running.has_answered = true;
@@ -174,6 +209,11 @@ impl Watch {
                 Err(RecvTimeoutError::Disconnected) => return self.ended(tick, "its worker has ended", heard),
                 Err(RecvTimeoutError::Timeout) => break,
             }
+        }
+        // What has come of an answer waits for its end.
+        running.early.append(&mut heard.rows);
+        if running.early.len() > TABLES.len() {
+            return self.ended(tick, "its worker sent more than an answer", heard);
         }
         let waited = asked.elapsed();
         if waited >= patience {
@@ -250,24 +290,41 @@ impl Watch {
                 }
             }
         })?;
-        Ok(Running { child, input, frames, asked: None, told_stall: false, has_answered: false })
+        Ok(Running { child, input, frames, asked: None, early: Vec::new(), told_stall: false, has_answered: false })
     }
 
     /// The worker has ended, or talks nonsense and must.
     fn ended(&mut self, tick: &Tick, how: &str, heard: &mut Heard) {
         let Some(mut running) = self.running.take() else { return };
-        let status = match running.child.try_wait() {
-            Ok(Some(status)) => status.to_string(),
-            _ => {
-                let _ = running.child.kill();
-                running.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string())
+        heard.rows.clear();
+        drop(running.input.take());
+        let pid = running.child.id();
+        let until = Instant::now() + END;
+        let status = loop {
+            match running.child.try_wait() {
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+                _ => break None,
             }
         };
-        let mut event = self.event(tick, "crashed", format!("{how}: {status}"));
-        event.pid = Some(i64::from(running.child.id()));
+        self.pause_before_next();
+        if status.is_some_and(|status| status.success()) {
+            // It ended itself, to have its library opened anew.
+            heard.outcome = Some(Outcome::Failed("the library was replaced and is opened anew".to_owned()));
+            return;
+        }
+        let how = match status {
+            Some(status) => format!("{how}: {status}"),
+            None => {
+                let _ = running.child.kill();
+                self.leaving = Some(running.child);
+                how.to_owned()
+            }
+        };
+        let mut event = self.event(tick, "crashed", how);
+        event.pid = Some(i64::from(pid));
         heard.outcome = Some(Outcome::Failed(event.message.clone()));
         heard.events.push(event);
-        self.pause_before_next();
     }
 
     fn pause_before_next(&mut self) {
@@ -289,11 +346,93 @@ impl Drop for Watch {
     }
 }
 
-fn rows(decoder: &mut Decoder, table: u8, bytes: Vec<u8>) -> Option<(usize, RecordBatch)> {
+/// Our tables, in their order.
+fn tables() -> Vec<Arc<Table>> {
+    let catalogue = Catalogue::built_in();
+    TABLES.iter().filter_map(|name| catalogue.get(name)).cloned().collect()
+}
+
+/// A batch of one of our tables, with that table's columns and no others.
+fn rows(tables: &[Arc<Table>], decoder: &mut Decoder, table: u8, bytes: Vec<u8>) -> Option<(usize, RecordBatch)> {
     let table = usize::from(table);
-    if table >= TABLES.len() {
-        return None;
-    }
+    let schema = tables.get(table)?.schema();
     let [batch]: [RecordBatch; 1] = decoder.decode(&bytes.into()).ok()?.try_into().ok()?;
-    Some((table, batch))
+    (batch.schema_ref() == schema).then_some((table, batch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that is a script of the shell.
+    fn watch(script: &str) -> Watch {
+        let command = WorkerCommand { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
+        let patience = Patience {
+            answer: Duration::from_millis(100),
+            first: Duration::from_millis(100),
+            kill_after: Some(Duration::from_millis(300)),
+        };
+        Watch::new(VendorId::Metax, command, HostRoot::new("/"), None, patience)
+    }
+
+    fn tick(watch: &mut Watch) -> Heard {
+        let (tick, now) = (Tick { ts_micros: 1_000_000, first: false }, Instant::now());
+        let mut heard = Heard::default();
+        watch.ask(&tick, now, &mut heard);
+        watch.hear(&tick, now + Duration::from_millis(100), &mut heard);
+        heard
+    }
+
+    fn kinds(heard: &Heard) -> Vec<&'static str> {
+        heard.events.iter().map(|event| event.kind).collect()
+    }
+
+    #[test]
+    fn a_worker_that_ends_has_crashed_and_another_comes_after_a_pause() {
+        let mut watch = watch("read line; exit 3");
+        let heard = tick(&mut watch);
+        assert_eq!(kinds(&heard), ["crashed"]);
+        assert!(heard.events[0].message.contains("exit status: 3"), "{}", heard.events[0].message);
+        assert!(kinds(&tick(&mut watch)).is_empty(), "not at once");
+        watch.next_start = Instant::now();
+        assert_eq!(kinds(&tick(&mut watch)), ["started", "crashed"]);
+        assert!(watch.pause > PAUSES.0);
+    }
+
+    #[test]
+    fn a_worker_that_ends_well_was_asked_to() {
+        let mut watch = watch("read line; exit 0");
+        let heard = tick(&mut watch);
+        assert!(kinds(&heard).is_empty());
+        assert!(matches!(heard.outcome, Some(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn what_is_no_answer_ends_the_worker() {
+        // A frame of no kind; rows that are none; rows without end.
+        for script in [
+            r"printf '\011\000\000\000\000'; sleep 5",
+            r"printf '\000\003\000\000\000\001xy'; sleep 5",
+            r"while :; do printf '\000\001\000\000\000\007' || exit; done",
+        ] {
+            let mut watch = watch(script);
+            assert_eq!(kinds(&tick(&mut watch)), ["crashed"], "{script}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_answer_is_killed_only_after_that_time() {
+        let mut watch = watch("exec sleep 30");
+        let heard = tick(&mut watch);
+        assert_eq!(kinds(&heard), ["stalled"]);
+        assert!(heard.stalled.is_some());
+        assert!(kinds(&tick(&mut watch)).is_empty(), "told once");
+        std::thread::sleep(Duration::from_millis(250));
+        let mut events = kinds(&tick(&mut watch));
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(20));
+            events.extend(kinds(&tick(&mut watch)));
+        }
+        assert_eq!(events.first(), Some(&"crashed"), "{events:?}");
+    }
 }

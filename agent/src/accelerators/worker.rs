@@ -2,10 +2,12 @@
 //!
 //! It reads ticks from standard input and answers each on standard output (see `frame`). Between ticks it takes looks at
 //! what moves quickly. It ends when its input ends, so it never outlives the agent, and it writes nothing else: no files,
-//! no sockets. A library that hangs hangs here, one that crashes takes this process with it, and the agent goes on.
+//! no sockets. What a library prints goes to standard error, so that it cannot get between the answers. A library that hangs hangs here, one that crashes takes this process with it, and the agent goes on.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -66,11 +68,16 @@ pub fn main(args: &WorkerArgs) -> io::Result<()> {
             line.clear();
         }
     })?;
-    let mut out = io::stdout().lock();
+    let mut out = take_output()?;
     let mut look = Instant::now() + LOOK_EVERY;
     loop {
         match ticks.recv_timeout(look.saturating_duration_since(Instant::now())) {
-            Ok(tick) => serving.answer(&tick, &mut out)?,
+            Ok(tick) => {
+                serving.answer(&tick, &mut out)?;
+                if serving.vendor.is_outdated() {
+                    return Ok(());
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {
                 serving.vendor.glance(&mut serving.window);
                 look = Instant::now() + LOOK_EVERY;
@@ -78,6 +85,13 @@ pub fn main(args: &WorkerArgs) -> io::Result<()> {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
+}
+
+/// Standard output, for us alone: whatever else writes there writes to standard error.
+fn take_output() -> io::Result<BufWriter<File>> {
+    let ours = io::stdout().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok(BufWriter::new(File::from(ours)))
 }
 
 /// Where a device is, to be told when it has gone.

@@ -34,6 +34,12 @@ pub(crate) trait Vendor {
     /// Called some four times a second between ticks: tells the window each device's load and power now. A vendor
     /// whose library keeps such samples itself reads them at the tick and leaves this out.
     fn glance(&mut self, _window: &mut Window) {}
+
+    /// Whether the library has ceased to fit its driver, which was replaced: this process must end, and another open
+    /// the new one.
+    fn is_outdated(&self) -> bool {
+        false
+    }
 }
 
 /// What a vendor's reader may want to know when it is made.
