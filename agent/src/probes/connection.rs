@@ -20,7 +20,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nodescope_model::rows::{Row, Rows};
@@ -559,6 +558,7 @@ fn is_loopback_network(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use proptest::prelude::*;
