@@ -190,11 +190,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When neither source has anything to say.
-    pub(crate) fn each(
-        &mut self,
-        wanted: Wanted,
-        mut each: impl FnMut(&Socket),
-    ) -> Result<Reading, ProbeError> {
+    pub(crate) fn each(&mut self, wanted: Wanted, mut each: impl FnMut(&Socket)) -> Result<Reading, ProbeError> {
         let root = &self.root;
         let source = self.source.get_or_insert_with(|| Source::of(root));
         let mut reading = Reading::default();

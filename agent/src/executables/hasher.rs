@@ -4,20 +4,21 @@
 //! files, so both are made in one reading. One thread serves all probes. It takes no more than 8 MiB a second, 16 MiB in
 //! one go, so that the programs of a host that has just started are read over a minute rather than at the cost of what
 //! runs there; and it remembers 4,096 results by device, inode, size and times, so that a file is read once. Files beyond
-//! 256 MiB are not read.
+//! 256 MiB are not read. Questions that are urgent, because a row is about to be written, go before the others.
 //!
 //! Reading may hang, on a dead mount. Then this thread hangs, and everybody who asks is told nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use md5::Md5;
+use parking_lot::{Condvar, Mutex};
 use sha2::{Digest, Sha256};
 
 use super::FileKey;
@@ -80,27 +81,64 @@ struct Question {
     answer: SyncSender<Answer>,
 }
 
-/// The thread's inbox. `None` where the system gives no thread.
-static THREAD: LazyLock<Option<SyncSender<Question>>> = LazyLock::new(|| {
-    let (questions, asked) = sync_channel::<Question>(MAX_WAITING);
-    let thread = std::thread::Builder::new().name("hasher".to_owned());
-    thread
-        .spawn(move || {
+/// What the thread has to do.
+#[derive(Default)]
+struct Inbox {
+    questions: Mutex<VecDeque<Question>>,
+    is_there_one: Condvar,
+}
+
+/// The thread that hashes.
+#[derive(Clone)]
+pub(crate) struct HashThread(Option<Arc<Inbox>>);
+
+impl HashThread {
+    /// The one that all probes share.
+    pub(crate) fn shared() -> Self {
+        static SHARED: LazyLock<HashThread> = LazyLock::new(HashThread::start);
+        SHARED.clone()
+    }
+
+    /// Another one. It stays for as long as the process lives.
+    pub(crate) fn start() -> Self {
+        let inbox = Arc::new(Inbox::default());
+        let questions = inbox.clone();
+        let thread = std::thread::Builder::new().name("hasher".to_owned()).spawn(move || {
             let mut hasher = Hasher::new();
-            while let Ok(question) = asked.recv() {
+            loop {
+                let question = {
+                    let mut waiting = questions.questions.lock();
+                    loop {
+                        match waiting.pop_front() {
+                            Some(question) => break question,
+                            None => questions.is_there_one.wait(&mut waiting),
+                        }
+                    }
+                };
                 // Whoever asked may have lost interest.
                 let _ = question.answer.send(hasher.hash(&question.path));
             }
-        })
-        .ok()
-        .map(|_| questions)
-});
+        });
+        Self(thread.ok().map(|_| inbox))
+    }
 
-/// Asks for the hashes of a file. `None` when too many questions wait already: ask again at another time.
-pub(crate) fn ask(path: PathBuf) -> Option<Receiver<Answer>> {
-    let (answer, answered) = sync_channel(1);
-    THREAD.as_ref()?.try_send(Question { path, answer }).ok()?;
-    Some(answered)
+    /// Asks for the hashes of a file. `None` when too many questions wait already: ask again at another time.
+    fn ask(&self, path: PathBuf, is_urgent: bool) -> Option<Receiver<Answer>> {
+        let inbox = self.0.as_ref()?;
+        let mut questions = inbox.questions.lock();
+        if questions.len() >= MAX_WAITING {
+            return None;
+        }
+        let (answer, answered) = sync_channel(1);
+        let question = Question { path, answer };
+        if is_urgent {
+            questions.push_front(question);
+        } else {
+            questions.push_back(question);
+        }
+        inbox.is_there_one.notify_one();
+        Some(answered)
+    }
 }
 
 /// A hash that somebody waits for, or has.
@@ -117,9 +155,9 @@ pub(crate) enum Waiting {
 
 impl Waiting {
     /// Asks, unless that was done.
-    pub(crate) fn ask(&mut self, path: impl FnOnce() -> PathBuf) {
+    pub(crate) fn ask(&mut self, thread: &HashThread, is_urgent: bool, path: impl FnOnce() -> PathBuf) {
         if matches!(self, Self::Not)
-            && let Some(answered) = ask(path())
+            && let Some(answered) = thread.ask(path(), is_urgent)
         {
             *self = Self::For(answered);
         }
@@ -130,9 +168,9 @@ impl Waiting {
         if let Self::For(answered) = self {
             match answered.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(answer) => *self = Self::Done(answer),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {}
                 // The thread is gone, and was in the middle of this file.
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => *self = Self::Done(Err(NoHash::Unreadable)),
+                Err(RecvTimeoutError::Disconnected) => *self = Self::Done(Err(NoHash::Unreadable)),
             }
         }
     }
@@ -237,7 +275,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn answer(path: &Path) -> Answer {
-        ask(path.to_owned()).unwrap().recv_timeout(PATIENCE).unwrap()
+        HashThread::start().ask(path.to_owned(), false).unwrap().recv_timeout(PATIENCE).unwrap()
     }
 
     #[test]
@@ -293,13 +331,27 @@ mod tests {
     }
 
     #[test]
+    fn questions_are_bounded() {
+        let inbox = Arc::new(Inbox::default());
+        let nobody = HashThread(Some(inbox.clone()));
+        let asked = |name: &str, is_urgent| nobody.ask(PathBuf::from(name), is_urgent).is_some();
+        for _ in 1..MAX_WAITING {
+            assert!(asked("a", false));
+        }
+        assert!(asked("urgent", true));
+        assert!(!asked("a", true));
+        assert_eq!(inbox.questions.lock().front().unwrap().path, Path::new("urgent"));
+        assert!(HashThread(None).ask(PathBuf::from("a"), true).is_none());
+    }
+
+    #[test]
     fn waiting_ends_with_an_answer_or_the_deadline() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
         std::fs::write(&path, "abc").unwrap();
         let mut waiting = Waiting::default();
         assert_eq!(waiting.missing(), Some(NoHash::Pending));
-        waiting.ask(|| path);
+        waiting.ask(&HashThread::start(), true, || path);
         waiting.wait_until(Instant::now() + PATIENCE);
         assert_eq!(waiting.missing(), None);
         let (kept, answered) = sync_channel(1);

@@ -151,7 +151,9 @@ impl Packages {
                 }
             };
             ask(path, None);
-            for (from, by) in parse_diversions(&diversions).filter(|(_, to, _)| to == path).map(|(from, _, by)| (from, by)) {
+            for (from, by) in
+                parse_diversions(&diversions).filter(|(_, to, _)| to == path).map(|(from, _, by)| (from, by))
+            {
                 ask(from, Some(by));
             }
         }

@@ -598,7 +598,8 @@ mod tests {
 
     #[test]
     fn the_servers_port_names_the_group() {
-        let listening = Listening::from([(Protocol::Tcp, 22, None), (Protocol::Tcp, 40_001, Some("10.0.0.1".parse().unwrap()))]);
+        let listening =
+            Listening::from([(Protocol::Tcp, 22, None), (Protocol::Tcp, 40_001, Some("10.0.0.1".parse().unwrap()))]);
         let of = |port, remote: &str| key(&socket(port, remote, State::Established, 1), &listening);
         assert_eq!(of(22, "192.0.2.77:50000"), (Direction::In, 22, "192.0.2.0".to_owned()));
         assert_eq!(of(40_001, "192.0.2.77:50000").0, Direction::In);
@@ -613,7 +614,12 @@ mod tests {
         let mut tracked = HashMap::new();
         let mut total = Total::default();
         let with = |sent, state| Socket {
-            tcp: Some(TcpFacts { sent_bytes: Some(sent), received_bytes: Some(1), retransmits: Some(2), rtt_microseconds: None }),
+            tcp: Some(TcpFacts {
+                sent_bytes: Some(sent),
+                received_bytes: Some(1),
+                retransmits: Some(2),
+                rtt_microseconds: None,
+            }),
             ..socket(50_000, "192.0.2.1:443", state, 9)
         };
         assert_eq!(total.follow(&with(1000, State::Established), 1, &at(0), 1, &mut tracked), Some(at(0).ts_micros));
@@ -686,7 +692,16 @@ mod tests {
         assert_eq!(ints(&batch, "sent_bytes"), [None, None], "the files have no counts");
         assert_eq!(ints(&batch, "send_queue_bytes"), [Some(9), Some(3)]);
         // One closes, one is opened, one is tried in vain.
-        set(root, &[before[0], before[1], ("10.0.0.1:22", "10.0.9.7:50003", 1, 0, 13), before[4], ("10.0.0.1:52000", "203.0.113.10:3333", 2, 1000, 16)]);
+        set(
+            root,
+            &[
+                before[0],
+                before[1],
+                ("10.0.0.1:22", "10.0.9.7:50003", 1, 0, 13),
+                before[4],
+                ("10.0.0.1:52000", "203.0.113.10:3333", 2, 1000, 16),
+            ],
+        );
         let batch = sample_at(&mut probe, &at(1));
         assert_eq!(ints(&batch, "opened"), [Some(1), Some(1)]);
         assert_eq!(ints(&batch, "closed"), [Some(1), Some(0)]);
@@ -708,7 +723,8 @@ mod tests {
     fn beyond_the_bound_groups_are_one_row() {
         let directory = tempfile::tempdir().unwrap();
         let ends: Vec<String> = (1..=5).map(|number| format!("10.0.{number}.1:{}", 1000 + number)).collect();
-        let sockets: Vec<_> = ends.iter().zip(20..).map(|(end, inode)| ("10.0.0.1:50000", end.as_str(), 1, 0, inode)).collect();
+        let sockets: Vec<_> =
+            ends.iter().zip(20..).map(|(end, inode)| ("10.0.0.1:50000", end.as_str(), 1, 0, inode)).collect();
         set(directory.path(), &sockets);
         let options = ConnectionOptions { groups: 3, ..ConnectionOptions::default() };
         let mut probe = ConnectionProbe::new(&HostRoot::new(directory.path()), options);
@@ -724,7 +740,8 @@ mod tests {
         use std::io::Write;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut probe = ConnectionProbe::new(&HostRoot::new("/"), ConnectionOptions { groups: 5000, ..Default::default() });
+        let mut probe =
+            ConnectionProbe::new(&HostRoot::new("/"), ConnectionOptions { groups: 5000, ..Default::default() });
         sample_at(&mut probe, &at(0));
         let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         client.write_all(&[7; 10_000]).unwrap();

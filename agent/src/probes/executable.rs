@@ -33,7 +33,7 @@ use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
 use crate::attribution::ProcessFacts;
-use crate::executables::hasher::{NoHash, Waiting};
+use crate::executables::hasher::{HashThread, NoHash, Waiting};
 use crate::executables::packages::{Database, Package, Packages};
 use crate::executables::{FileKey, parse_target, way_to};
 use crate::host_root::HostRoot;
@@ -87,6 +87,7 @@ impl ExecutableOptions {
 pub struct ExecutableProbe {
     root: HostRoot,
     options: ExecutableOptions,
+    hasher: HashThread,
     is_live: Option<bool>,
     packages: Packages,
     database: Option<Database>,
@@ -203,6 +204,7 @@ impl ExecutableProbe {
         Self {
             root: root.clone(),
             options,
+            hasher: HashThread::shared(),
             is_live: None,
             packages: Packages::new(root),
             database: None,
@@ -319,14 +321,15 @@ impl ExecutableProbe {
         let deadline = Instant::now() + PATIENCE;
         for with_reason in [true, false] {
             for (identity, file) in &mut self.files {
-                if file.is_running() && file.reasons().is_empty() != with_reason
+                if file.is_running()
+                    && file.reasons().is_empty() != with_reason
                     && let Some(pid) = file.pids.first()
                 {
                     // A process that ended before its file was opened is no reason to give up.
                     if matches!(file.hash, Waiting::Done(Err(NoHash::Unreadable | NoHash::Changing))) {
                         file.hash = Waiting::Not;
                     }
-                    file.hash.ask(|| way_to(root, is_live, *pid, &identity.path));
+                    file.hash.ask(&self.hasher, with_reason, || way_to(root, is_live, *pid, &identity.path));
                 }
             }
         }
@@ -453,7 +456,11 @@ mod tests {
     }
 
     fn run(root: &Path, pid: u32, link: &str) {
-        write(root, &format!("proc/{pid}/stat"), &format!("{pid} (p{pid}) S 1 1 1 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 50 100 10"));
+        write(
+            root,
+            &format!("proc/{pid}/stat"),
+            &format!("{pid} (p{pid}) S 1 1 1 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 50 100 10"),
+        );
         write(root, &format!("proc/{pid}/status"), "Uid:\t0\t1000\t0\t0\n");
         write(root, &format!("proc/{pid}/cgroup"), "0::/system.slice/p.service\n");
         let _ = fs::remove_file(root.join(format!("proc/{pid}/exe")));
@@ -470,13 +477,23 @@ mod tests {
         let root = directory.path();
         write(root, "var/lib/dpkg/status", "");
         write(root, "var/lib/dpkg/info/good.list", "/usr/bin/good\n/usr/bin/su\n/usr/bin/bad\n");
-        write(root, "var/lib/dpkg/info/good.md5sums", &format!("{MD5_OF_ABC}  usr/bin/good\n{MD5_OF_ABC}  usr/bin/bad\n"));
+        write(
+            root,
+            "var/lib/dpkg/info/good.md5sums",
+            &format!("{MD5_OF_ABC}  usr/bin/good\n{MD5_OF_ABC}  usr/bin/bad\n"),
+        );
         for (file, text) in [("good", "abc"), ("su", "abc"), ("bad", "abd"), ("mine", "abc")] {
             write(root, &format!("usr/bin/{file}"), text);
             mode(root, &format!("usr/bin/{file}"), 0o755);
         }
         run(root, 10, "/usr/bin/good");
         directory
+    }
+
+    /// With a hasher of its own, that does not wait for those of other tests.
+    fn probe(root: &Path, all: bool) -> ExecutableProbe {
+        let probe = ExecutableProbe::new(&HostRoot::new(root), ExecutableOptions { all });
+        ExecutableProbe { hasher: HashThread::start(), ..probe }
     }
 
     fn reasons(batch: &arrow_array::RecordBatch) -> Vec<(String, String, String)> {
@@ -501,10 +518,16 @@ mod tests {
         mode(root, "usr/bin/su", 0o4755);
         write(root, "tmp/.x/miner", "abc");
         mode(root, "tmp/.x/miner", 0o777);
-        for (pid, link) in [(20, "/usr/bin/su"), (21, "/usr/bin/bad"), (22, "/usr/bin/mine"), (23, "/usr/bin/mine"), (24, "/tmp/.x/miner")] {
+        for (pid, link) in [
+            (20, "/usr/bin/su"),
+            (21, "/usr/bin/bad"),
+            (22, "/usr/bin/mine"),
+            (23, "/usr/bin/mine"),
+            (24, "/tmp/.x/miner"),
+        ] {
             run(root, pid, link);
         }
-        let mut probe = ExecutableProbe::new(&HostRoot::new(root), ExecutableOptions::default());
+        let mut probe = probe(root, false);
         let batch = sample_at(&mut probe, &at(0));
         // Whether `bad` was read in time for this tick or not, it is at the next.
         let later = sample_at(&mut probe, &at(1));
@@ -538,7 +561,7 @@ mod tests {
     fn rows_come_on_change_and_once_an_hour() {
         let directory = host();
         let root = directory.path();
-        let mut probe = ExecutableProbe::new(&HostRoot::new(root), ExecutableOptions::default());
+        let mut probe = probe(root, false);
         assert_eq!(sample_at(&mut probe, &at(0)).num_rows(), 0);
         run(root, 30, "/usr/bin/mine");
         assert_eq!(reasons(&sample_at(&mut probe, &at(1))), [reason("/usr/bin/mine", "added", "unpackaged")]);
@@ -563,7 +586,7 @@ mod tests {
     #[test]
     fn all_means_ordinary_ones_too_when_first_seen() {
         let directory = host();
-        let mut probe = ExecutableProbe::new(&HostRoot::new(directory.path()), ExecutableOptions { all: true });
+        let mut probe = probe(directory.path(), true);
         let batch = sample_at(&mut probe, &at(0));
         assert_eq!(reasons(&batch), [reason("/usr/bin/good", "present", "-")]);
         let batch = [batch, sample_at(&mut probe, &at(1))].into_iter().rfind(|batch| batch.num_rows() > 0).unwrap();
@@ -581,7 +604,7 @@ mod tests {
         fs::create_dir_all(root.join("var/lib/rpm")).unwrap();
         mode(root, "usr/bin/mine", 0o2755);
         run(root, 30, "/usr/bin/mine");
-        let mut probe = ExecutableProbe::new(&HostRoot::new(root), ExecutableOptions::default());
+        let mut probe = probe(root, false);
         let batch = sample_at(&mut probe, &at(0));
         assert_eq!(reasons(&batch), [reason("/usr/bin/mine", "present", "setgid")]);
         assert_eq!(texts(&batch, "package_database"), [Some("rpm")]);
@@ -609,14 +632,16 @@ mod tests {
         fs::copy("/bin/sleep", &path).unwrap();
         let mut child = std::process::Command::new(&path).arg("60").spawn().unwrap();
         fs::remove_file(&path).unwrap();
-        let mut probe = ExecutableProbe::new(&HostRoot::new("/"), ExecutableOptions::default());
+        let mut probe = probe(Path::new("/"), false);
         let pid = i64::from(child.id());
         let mut found = None;
         // The other programs of this machine are hashed at the same time, at their pace.
         for minute in 0..30 {
             let batch = sample_at(&mut probe, &at(minute));
             let row = ints(&batch, "pid").iter().position(|p| *p == Some(pid));
-            let of = |row: usize| (texts(&batch, "reason")[row].unwrap().to_owned(), texts(&batch, "sha256")[row].map(str::to_owned));
+            let of = |row: usize| {
+                (texts(&batch, "reason")[row].unwrap().to_owned(), texts(&batch, "sha256")[row].map(str::to_owned))
+            };
             found = row.map(of).or(found);
             if found.as_ref().is_some_and(|(_, sha256)| sha256.is_some()) {
                 break;

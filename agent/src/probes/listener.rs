@@ -22,7 +22,7 @@ use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
 use crate::attribution::ProcessFacts;
-use crate::executables::hasher::Waiting;
+use crate::executables::hasher::{HashThread, Waiting};
 use crate::executables::{parse_target, way_to};
 use crate::host_root::{HostRoot, first_word, read_text};
 use crate::probe::{Probe, ProbeError, Tick};
@@ -57,6 +57,7 @@ pub struct ListenerProbe {
     root: HostRoot,
     sockets: Sockets,
     owners: Owners,
+    hasher: HashThread,
     is_live: Option<bool>,
     listeners: BTreeMap<Place, Listener>,
     /// Sockets of UDP seen once.
@@ -131,6 +132,7 @@ impl ListenerProbe {
             root: root.clone(),
             sockets: Sockets::new(root),
             owners: Owners::new(root),
+            hasher: HashThread::shared(),
             is_live: None,
             listeners: BTreeMap::new(),
             fleeting: HashSet::new(),
@@ -188,7 +190,7 @@ impl ListenerProbe {
                 listener.process = pid.map(|pid| Process::read(root, pid));
             }
             if let Some(Process { pid, link: Some(link), hash, .. }) = &mut listener.process {
-                hash.ask(|| way_to(root, is_live, *pid, link));
+                hash.ask(&self.hasher, true, || way_to(root, is_live, *pid, link));
             }
         }
         let deadline = Instant::now() + PATIENCE;
@@ -394,6 +396,11 @@ mod tests {
         write(root, "proc/net/udp", &lines(udp, 7));
     }
 
+    /// With a hasher of its own, that does not wait for those of other tests.
+    fn probe(root: &Path) -> ListenerProbe {
+        ListenerProbe { hasher: HashThread::start(), ..ListenerProbe::new(&HostRoot::new(root), ListenerOptions {}) }
+    }
+
     fn at(seconds: i64) -> Tick {
         Tick { ts_micros: FIRST_TICK.ts_micros + seconds * 1_000_000, first: seconds == 0 }
     }
@@ -407,7 +414,7 @@ mod tests {
     #[test]
     fn a_listener_is_followed_to_its_program() {
         let directory = host();
-        let mut probe = ListenerProbe::new(&HostRoot::new(directory.path()), ListenerOptions {});
+        let mut probe = probe(directory.path());
         let batch = sample_at(&mut probe, &at(0));
         assert_eq!(told(&batch), [("present".to_owned(), 22), ("present".to_owned(), 8080)]);
         assert_eq!(texts(&batch, "address"), [Some("0.0.0.0"), Some("127.0.0.1")]);
@@ -429,7 +436,7 @@ mod tests {
     fn changes_are_told_at_once_and_all_once_an_hour() {
         let directory = host();
         let root = directory.path();
-        let mut probe = ListenerProbe::new(&HostRoot::new(root), ListenerOptions {});
+        let mut probe = probe(root);
         sample_at(&mut probe, &at(0));
         assert!(told(&sample_at(&mut probe, &at(10))).is_empty());
         set(root, &[(0, 22, 700), (0, 4444, 702)], &[(0, 53, 703)]);
@@ -451,12 +458,12 @@ mod tests {
         let directory = host();
         let root = directory.path();
         set(root, &[(0, 22, 700), (0, 22, 710)], &[]);
-        let mut probe = ListenerProbe::new(&HostRoot::new(root), ListenerOptions {});
+        let mut probe = probe(root);
         let batch = sample_at(&mut probe, &at(0));
         assert_eq!(ints(&batch, "sockets"), [Some(2)]);
         assert_eq!(ints(&batch, "waiting"), [Some(2)]);
         fs::rename(root.join("proc/900"), root.join("proc/901")).unwrap();
-        assert_eq!(told(&sample_at(&mut probe, &at(80))), [("changed".to_owned(), 22)]);
+        assert_eq!(told(&sample_at(&mut probe, &at(100))), [("changed".to_owned(), 22)]);
         assert_eq!(ints(&sample_at(&mut probe, &at(3600)), "pid"), [Some(901)]);
     }
 
@@ -465,7 +472,7 @@ mod tests {
         let directory = host();
         let many: Vec<(u8, u16, u64)> = (1..=2_003).map(|port| (0, port, u64::from(port))).collect();
         set(directory.path(), &many, &[]);
-        let mut probe = ListenerProbe::new(&HostRoot::new(directory.path()), ListenerOptions {});
+        let mut probe = probe(directory.path());
         let batch = sample_at(&mut probe, &at(0));
         assert_eq!(batch.num_rows(), MAX_LISTENERS + 1);
         assert_eq!(texts(&batch, "address").last(), Some(&Some("others")));
@@ -476,7 +483,7 @@ mod tests {
     fn our_own_listener_is_ours() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = i64::from(socket.local_addr().unwrap().port());
-        let mut probe = ListenerProbe::new(&HostRoot::new("/"), ListenerOptions {});
+        let mut probe = probe(Path::new("/"));
         let batch = sample_at(&mut probe, &at(0));
         let row = ints(&batch, "port").iter().position(|p| *p == Some(port)).unwrap();
         assert_eq!(texts(&batch, "protocol")[row], Some("tcp"));

@@ -300,7 +300,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::probes::testing::{FIRST_TICK, bools, fixture_options, garbage, ints, row_of, sample_at, sample_once, texts};
+    use crate::probes::testing::{
+        FIRST_TICK, bools, fixture_options, garbage, ints, row_of, sample_at, sample_once, texts,
+    };
 
     fn write(root: &Path, file: &str, text: &str) {
         let path = root.join(file);
@@ -328,9 +330,15 @@ mod tests {
         assert_eq!(ints(&batch, "size_bytes")[nvidia], Some(56_627_200));
         assert_eq!(ints(&batch, "references")[nvidia], Some(88));
         let of = |column: &str, row: usize| bools(&batch, column)[row];
-        assert_eq!((of("signed", nvidia), of("out_of_tree", nvidia), of("proprietary", nvidia)), (Some(false), Some(true), Some(true)));
+        assert_eq!(
+            (of("signed", nvidia), of("out_of_tree", nvidia), of("proprietary", nvidia)),
+            (Some(false), Some(true), Some(true))
+        );
         let mlx5 = row_of(&batch, "module", "mlx5_core");
-        assert_eq!((of("signed", mlx5), of("out_of_tree", mlx5), of("proprietary", mlx5)), (Some(true), Some(false), Some(false)));
+        assert_eq!(
+            (of("signed", mlx5), of("out_of_tree", mlx5), of("proprietary", mlx5)),
+            (Some(true), Some(false), Some(false))
+        );
         assert_eq!(texts(&batch, "taint")[mlx5], None);
         let hidden = row_of(&batch, "module", "diamorphine");
         assert_eq!(texts(&batch, "hidden_from")[hidden], Some("proc"));

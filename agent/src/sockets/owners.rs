@@ -64,8 +64,9 @@ impl Owners {
         let missing: HashSet<u64> =
             wanted.iter().copied().filter(|inode| *inode != 0 && !self.known.contains_key(inode)).collect();
         // A clock set back is no reason to wait for it.
-        let is_early =
-            self.searched_at.is_some_and(|at| now_micros.saturating_sub(at).unsigned_abs() < EVERY_MICROS.unsigned_abs());
+        let is_early = self
+            .searched_at
+            .is_some_and(|at| now_micros.saturating_sub(at).unsigned_abs() < EVERY_MICROS.unsigned_abs());
         if missing.is_empty() || is_early {
             return;
         }
