@@ -22,7 +22,7 @@ use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
 use crate::attribution::ProcessFacts;
-use crate::executables::hasher::{HashThread, Waiting};
+use crate::executables::hasher::{HashThread, NoHash, Waiting};
 use crate::executables::{parse_target, way_to};
 use crate::host_root::{HostRoot, first_word, read_text};
 use crate::probe::{Probe, ProbeError, Tick};
@@ -228,7 +228,7 @@ impl ListenerProbe {
             .text("executable", target.map(|target| target.path))
             .bool("executable_deleted", target.map(|target| target.is_deleted))
             .text("sha256", hash.and_then(Waiting::hashed).map(|hashed| &*hashed.sha256))
-            .text("no_sha256", hash.and_then(Waiting::missing).map(|why| why.as_str()))
+            .text("no_sha256", hash.and_then(Waiting::missing).map(NoHash::as_str))
             .text("unit", owner.and_then(|owner| owner.unit.as_deref()))
             .text("container", owner.and_then(|owner| owner.container.as_deref()))
             .text("pod", owner.and_then(|owner| owner.pod.as_deref()))

@@ -119,7 +119,8 @@ mod tests {
         assert_eq!((socket.state, socket.uid, socket.inode), (State::Established, Some(1001), 31_337));
         assert_eq!((socket.send_queue, socket.receive_queue), (16, 2));
         let nothing = word([0; 4]);
-        let line = format!("1: {0}{0}{0}{0}:0050 {0}{0}{0}{0}:0000 0A 0:0 0:0 0 0 0 99", nothing);
+        let wide = nothing.repeat(4);
+        let line = format!("1: {wide}:0050 {wide}:0000 0A 0:0 0:0 0 0 0 99");
         let socket = parse_line(Protocol::Tcp, true, &line).unwrap();
         assert!(socket.local.is_unspecified() && socket.is_ipv6 && socket.state == State::Listen);
         let line = format!("1: {nothing}:0050 {nothing}:0000 06 0:0 0:0 0 0 0 0");
