@@ -57,7 +57,7 @@ fn section(page: &mut String, table: &Table) {
         let _ = writeln!(page, "Not shown to Prometheus: rows with {}.\n", except.join(", "));
     }
     for info in &table.prometheus_info {
-        let labels: Vec<_> = info.labels.iter().map(|(label, from)| match from {
+        let labels = info.labels.iter().map(|(label, from)| match from {
             InfoLabel::Column(column) => format!("`{label}` from `{column}`"),
             InfoLabel::Text(text) => format!("`{label}` is `{text}`"),
         });
