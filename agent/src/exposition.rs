@@ -557,6 +557,17 @@ impl Family {
     }
 }
 
+/// Appends the time of day, which is nobody's row: it is as late as the page.
+pub fn render_time(out: &mut String) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "# HELP node_time_seconds Seconds since 1970, UTC, when this page was made.\n# TYPE node_time_seconds gauge\n\
+         node_time_seconds {}",
+        now.as_secs_f64()
+    );
+}
+
 fn own_metric_name(table: &Table, column: &Column) -> String {
     let total = if column.kind == Kind::Counter && !column.name.ends_with("_total") { "_total" } else { "" };
     format!("nodescope_{}_{}{total}", table.name, column.name)

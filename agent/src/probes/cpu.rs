@@ -325,7 +325,11 @@ mod tests {
         assert_eq!(ints(&batch, "frequency_min_hertz")[1], Some(800_000_000));
         assert_eq!(ints(&batch, "frequency_max_hertz")[1], Some(3_900_000_000));
         assert_eq!(ints(&batch, "core_throttles"), [None, Some(12), Some(0), Some(7), None]);
-        assert_eq!(ints(&batch, "package_throttles"), [None, Some(19), Some(19), Some(8), None]);
+        assert_eq!(
+            ints(&batch, "package_throttles"),
+            [None, Some(19), Some(19), Some(8), Some(8)],
+            "a package is the same to all its CPUs"
+        );
     }
 
     #[test]

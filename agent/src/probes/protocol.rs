@@ -354,9 +354,10 @@ fn parse_arp(text: &str) -> Neighbours<'_> {
         let Some(interface) = line.split_ascii_whitespace().last() else { continue };
         neighbours.all += 1;
         // Neighbours on one interface mostly follow one another.
-        match neighbours.by_interface.iter_mut().rev().find(|(known, _)| *known == interface) {
-            Some((_, count)) => *count += 1,
-            None if neighbours.by_interface.len() < MAX_ARP_INTERFACES => neighbours.by_interface.push((interface, 1)),
+        let by_interface = &mut neighbours.by_interface;
+        match by_interface.iter().rposition(|(known, _)| *known == interface) {
+            Some(at) => by_interface[at].1 += 1,
+            None if by_interface.len() < MAX_ARP_INTERFACES => by_interface.push((interface, 1)),
             None => {}
         }
     }
