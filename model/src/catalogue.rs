@@ -473,6 +473,7 @@ mod tests {
             ("help = \"What a unit is.\"", "colour = \"blue\"", "colour"),
             ("[\"good\", \"bad\"]", "[\"good\", \"good\"]", "twice"),
             ("prometheus_states = [\"good\", \"bad\"]", "", "key"),
+            ("prometheus_states = [\"good\", \"bad\"]", "", "named states"),
             ("unit_parts{part=key,unit=name}", "unit_parts{unit=name}", "unit_parts{label=key}"),
             ("unit_parts{part=key,unit=name}", "unit_parts{part=key,unit=nowhere}", "nowhere"),
             ("help = \"Parts.\"", "help = \"Parts.\"\nprometheus_states = [\"a\"]", "kind state"),

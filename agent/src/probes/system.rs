@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use nodescope_model::rows::{Row, Rows};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::in_seconds;
 use super::stat::{SOFTIRQS, StatReader};
@@ -133,7 +134,10 @@ impl Probe for SystemProbe {
             .count("threads", load.threads)
             .count("threads_max", self.settled.threads_max)
             .count("pid_max", self.settled.pid_max)
-            .float("uptime_seconds", self.uptime.read_if_there().and_then(first_word::<f64>));
+            .float("uptime_seconds", match self.settled.is_this_machine {
+                true => Some(uptime_seconds()),
+                false => self.uptime.read_if_there().and_then(first_word::<f64>),
+            });
 
         let pressure = |file: &mut FileReader| file.read_if_there().map(parse_pressure).unwrap_or_default();
         row.float("pressure_cpu_some_seconds", pressure(&mut self.pressure_cpu).some_seconds);
@@ -160,6 +164,14 @@ impl Probe for SystemProbe {
         }
         Ok(())
     }
+}
+
+/// Time since the kernel started, sleep included. The same as `/proc/uptime`, which adds up the idle time of every CPU
+/// for its second number each time it is read.
+#[allow(clippy::cast_precision_loss, reason = "2^53 seconds are enough")]
+fn uptime_seconds() -> f64 {
+    let since_boot = clock_gettime(ClockId::Boottime);
+    since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9
 }
 
 fn fill_clock(row: &mut Row<'_>, clock: &clock::Clock) {
@@ -282,6 +294,8 @@ mod tests {
         assert!(bools(&batch, "clock_synchronised")[0].is_some());
         assert!(floats(&batch, "clock_tick_seconds")[0].is_some_and(|tick| tick > 0.0));
         assert!(ints(&batch, "time_zone_offset_seconds")[0].is_some());
+        let file: f64 = first_word(&std::fs::read_to_string("/proc/uptime").unwrap()).unwrap();
+        assert!(floats(&batch, "uptime_seconds")[0].is_some_and(|uptime| (file - uptime).abs() < 60.0));
     }
 
     #[test]

@@ -125,6 +125,15 @@ fn prometheus(place: &str, table: &Table, column: &Column, errors: &mut Catalogu
     if let Some(twice) = column.prometheus_states.iter().find(|state| !seen.insert(*state)) {
         errors.add(place, format!("prometheus_states: `{twice}` is there twice"));
     }
+    let has_series = has_states
+        || column.kind != Kind::Label
+            && matches!(
+                column.column_type,
+                ColumnType::Int | ColumnType::Float | ColumnType::Bool | ColumnType::IntMap
+            );
+    if !column.prometheus.is_empty() && !has_series {
+        errors.add(place, "prometheus: only numbers, yes and no, maps of numbers and named states are shown");
+    }
     for name in &column.prometheus {
         for (_, from) in &name.columns {
             if !can_be_label(table, from) {
