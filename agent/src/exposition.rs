@@ -311,7 +311,8 @@ impl Newest {
         for group in self.groups.iter_mut().rev() {
             group.visible.clear();
             for row in 0..group.batch.num_rows() {
-                let is_hidden = self.except.iter().any(|(column, hidden)| is_text(group.batch.column(*column), row, hidden));
+                let is_hidden =
+                    self.except.iter().any(|(column, hidden)| is_text(group.batch.column(*column), row, hidden));
                 let is_newest = !several || {
                     key.clear();
                     for column in &self.entity {

@@ -343,16 +343,10 @@ mod tests {
     #[test]
     fn what_the_scheduler_and_the_network_say_of_each_cpu() {
         let batch = sample_once(&mut probe());
-        assert_eq!(
-            floats(&batch, "sched_running_seconds"),
-            [None, Some(1.0), Some(2.0), Some(3.0), Some(4.0)]
-        );
+        assert_eq!(floats(&batch, "sched_running_seconds"), [None, Some(1.0), Some(2.0), Some(3.0), Some(4.0)]);
         assert_eq!(floats(&batch, "sched_waiting_seconds")[1..3], [Some(0.1), Some(0.4)]);
         assert_eq!(ints(&batch, "sched_timeslices")[3..], [Some(350_000), Some(400_000)]);
-        assert_eq!(
-            ints(&batch, "softnet_processed"),
-            [None, Some(0x0100_0000), Some(0x20), Some(0x300), Some(0x4000)]
-        );
+        assert_eq!(ints(&batch, "softnet_processed"), [None, Some(0x0100_0000), Some(0x20), Some(0x300), Some(0x4000)]);
         assert_eq!(ints(&batch, "softnet_dropped")[1..], [Some(1), Some(0), Some(4), Some(0)]);
         assert_eq!(ints(&batch, "softnet_times_squeezed")[1..3], [Some(15), Some(16)]);
         assert_eq!(ints(&batch, "softnet_backlog")[1..3], [Some(3), Some(0)]);
@@ -363,7 +357,10 @@ mod tests {
     #[test]
     fn lines_belong_to_the_cpus_they_name() {
         let mut sched = Vec::new();
-        parse_schedstat("version 15\ncpu2 0 0 0 0 0 0 5 6 7\ndomain0 f 1\ncpu0 0 0\ncpu1 0 0 0 0 0 0 1 2 3\n", &mut sched);
+        parse_schedstat(
+            "version 15\ncpu2 0 0 0 0 0 0 5 6 7\ndomain0 f 1\ncpu0 0 0\ncpu1 0 0 0 0 0 0 1 2 3\n",
+            &mut sched,
+        );
         assert_eq!(sched.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(of(&sched, 2), Some(&Sched { running_nanos: 5, waiting_nanos: 6, timeslices: 7 }));
         assert_eq!(of(&sched, 0), None);

@@ -222,8 +222,7 @@ impl Probe for ProtocolProbe {
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         let snmp = self.snmp.read()?;
-        let mut known = Known::default();
-        known.open_or_half_closed = find(&[("", "Tcp", "CurrEstab")], parse_pairs(snmp))[0];
+        let open_or_half_closed = find(&[("", "Tcp", "CurrEstab")], parse_pairs(snmp))[0];
         let mut row = rows.begin();
         fill(&mut row, SNMP, parse_pairs(snmp));
         fill(&mut row, NETSTAT, parse_pairs(self.netstat.read_if_there().unwrap_or_default()));
@@ -236,10 +235,11 @@ impl Probe for ProtocolProbe {
         }
         let sockstat6 = self.sockstat6.read_if_there().unwrap_or_default();
         fill(&mut row, SOCKSTAT6, parse_sockstat(sockstat6));
-        let [in_use, time_wait] = [("", "TCP", "inuse"), ("", "TCP", "tw")].map(|w| find(&[w], parse_sockstat(sockstat))[0]);
-        known.time_wait = time_wait;
+        let [in_use, time_wait] =
+            [("", "TCP", "inuse"), ("", "TCP", "tw")].map(|w| find(&[w], parse_sockstat(sockstat))[0]);
         let in_use_6 = find(&[("", "TCP6", "inuse")], parse_sockstat(sockstat6))[0];
-        known.sockets = [in_use, in_use_6, time_wait].into_iter().flatten().fold(0, u64::saturating_add);
+        let sockets = [in_use, in_use_6, time_wait].into_iter().flatten().fold(0, u64::saturating_add);
+        let known = Known { sockets, open_or_half_closed, time_wait };
 
         let softnet = self.softnet.read_if_there().unwrap_or_default();
         let positions: Vec<_> = SOFTNET.iter().map(|(_, at)| Some(*at)).collect();
@@ -386,7 +386,7 @@ fn parse_udp(text: &str) -> UdpQueues {
 }
 
 /// What is known of TCP sockets without asking them.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Known {
     sockets: u64,
     open_or_half_closed: Option<u64>,
@@ -415,7 +415,8 @@ impl Tcp {
         let wants_all = known.sockets <= ALL_SOCKETS;
         let mut states = TcpStates { receive_bytes: Some(0), send_bytes: Some(0), ..TcpStates::default() };
         for family in [AF_INET, AF_INET6] {
-            let answered = netlink.dump(SOCK_DIAG_BY_FAMILY, &tcp_request(family, wants_all), |_, body| states.add(body));
+            let answered =
+                netlink.dump(SOCK_DIAG_BY_FAMILY, &tcp_request(family, wants_all), |_, body| states.add(body));
             if answered.is_err() {
                 return None;
             }
@@ -556,7 +557,8 @@ mod tests {
 
     #[test]
     fn neighbours_are_counted_by_interface() {
-        let text = "IP address HW type Flags HW address Mask Device\n1 2 3 4 * eth0\n1 2 3 4 * eth1\n\n1 2 3 4 * eth0\n";
+        let text =
+            "IP address HW type Flags HW address Mask Device\n1 2 3 4 * eth0\n1 2 3 4 * eth1\n\n1 2 3 4 * eth0\n";
         let neighbours = Neighbours { all: 3, by_interface: vec![("eth0", 2), ("eth1", 1)] };
         assert_eq!(parse_arp(text), neighbours);
         assert_eq!(parse_arp(""), Neighbours::default());

@@ -134,10 +134,13 @@ impl Probe for SystemProbe {
             .count("threads", load.threads)
             .count("threads_max", self.settled.threads_max)
             .count("pid_max", self.settled.pid_max)
-            .float("uptime_seconds", match self.settled.is_this_machine {
-                true => Some(uptime_seconds()),
-                false => self.uptime.read_if_there().and_then(first_word::<f64>),
-            });
+            .float(
+                "uptime_seconds",
+                match self.settled.is_this_machine {
+                    true => Some(uptime_seconds()),
+                    false => self.uptime.read_if_there().and_then(first_word::<f64>),
+                },
+            );
 
         let pressure = |file: &mut FileReader| file.read_if_there().map(parse_pressure).unwrap_or_default();
         row.float("pressure_cpu_some_seconds", pressure(&mut self.pressure_cpu).some_seconds);
