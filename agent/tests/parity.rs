@@ -261,9 +261,15 @@ fn the_agent_says_what_node_exporter_says() {
     let data = tempfile::tempdir().expect("a folder");
     let before = page_when(theirs, "node_exporter", |page| !page.series.is_empty());
     let _agent = start_agent(own, data.path());
-    // All tables are sampled at the first tick; one second later all have had time to answer.
-    let all_there =
-        ["node_load1", "node_cpu_seconds_total", "node_filesystem_size_bytes", "node_uname_info", "node_arp_entries"];
+    // All tables are sampled at the first tick, and the agent's own account, which comes ten seconds later, is the last.
+    let all_there = [
+        "node_load1",
+        "node_cpu_seconds_total",
+        "node_filesystem_size_bytes",
+        "node_uname_info",
+        "node_arp_entries",
+        "node_scrape_collector_success",
+    ];
     page_when(own, "the agent", |page| {
         all_there.iter().all(|name| page.series.contains_key(*name) || !before.series.contains_key(*name))
     });
