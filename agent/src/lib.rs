@@ -89,7 +89,10 @@ pub async fn run(
     let exposition = Arc::new(Exposition::new());
     health.add_metrics({
         let exposition = exposition.clone();
-        Arc::new(move |text| exposition.render(text))
+        Arc::new(move |text| {
+            exposition.render(text);
+            exposition::render_time(text);
+        })
     });
     let metrics = health.register(AgentMetrics::register);
     let mut agent = Agent { installation, catalogue, health, metrics, exposition, reload: reload.facts() };

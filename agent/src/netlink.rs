@@ -458,7 +458,8 @@ mod tests {
             let _ = taken(&bytes, sequence);
             text_of(&bytes);
             for at in [0, 1, 399, usize::MAX] {
-                (u8_at(&bytes, at), u64_at(&bytes, at));
+                u8_at(&bytes, at);
+                u64_at(&bytes, at);
             }
         }
 

@@ -103,6 +103,8 @@ impl Probe for HostProbe {
             .text("os_id", os_field(&release, "ID").as_deref())
             .text("os_version", os_field(&release, "VERSION_ID").as_deref())
             .text("kernel", read_text(&root.proc("sys/kernel/osrelease")).as_deref())
+            .text("kernel_version", read_text(&root.proc("sys/kernel/version")).as_deref())
+            .text("domain", read_text(&root.proc("sys/kernel/domainname")).as_deref())
             .text("architecture", architecture.as_deref().unwrap_or(std::env::consts::ARCH))
             .text("virtualization", self.virtualization(&cpuinfo))
             .bool("container", self.is_container())
