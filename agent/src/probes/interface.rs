@@ -129,8 +129,11 @@ impl Probe for InterfaceProbe {
             self.read_files()?;
         }
         let is_described = tick.is_due(DESCRIBE_EVERY);
-        let links = &self.links;
-        self.interfaces.retain(|name, _| links.iter().any(|link| link.name == *name));
+        // Those that went; rarely looked for, because every one is compared with every other.
+        if self.interfaces.len() > self.links.len() || is_described {
+            let links = &self.links;
+            self.interfaces.retain(|name, _| links.iter().any(|link| link.name == *name));
+        }
         for link in &self.links {
             let found = match self.interfaces.get_mut(&link.name) {
                 Some(found) if found.index == link.index => found,
@@ -156,7 +159,7 @@ impl Probe for InterfaceProbe {
 
     fn sample_beside(&mut self, tick: &Tick, tables: &mut [Rows]) {
         let cards = || self.interfaces.iter().filter(|(_, found)| found.properties.is_card);
-        self.cards.measure(tick, cards().map(|(name, found)| (name.as_str(), found.carrier_changes)));
+        self.cards.measure(tick, &cards().map(|(name, found)| (name.as_str(), found.carrier_changes)));
         if !tick.is_due(DESCRIBE_EVERY) {
             return;
         }
@@ -312,9 +315,7 @@ fn is_speed(megabits: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::testing::{
-        FIRST_TICK, bools, fixture_options, ints, row_of, sample_at, sample_once, texts,
-    };
+    use crate::probes::testing::{FIRST_TICK, bools, fixture_options, ints, row_of, sample_at, sample_once, texts};
 
     #[test]
     fn every_interface_has_a_row() {
@@ -397,6 +398,49 @@ mod tests {
         assert_eq!(gigabits_at(2, false), Some(100));
         set("4\n", "-1\n");
         assert_eq!(gigabits_at(10, false), None);
+    }
+
+    #[test]
+    fn cards_and_bonds_come_beside_every_ten_seconds() {
+        let catalogue = nodescope_model::catalogue::Catalogue::built_in();
+        let rows_of = |table: &str| Rows::new(catalogue.get(table).unwrap());
+        let mut probe = InterfaceProbe::new(&fixture_options());
+        for (second, expected) in [(0, [2, 1]), (1, [0, 0]), (10, [2, 1])] {
+            let mut own = rows_of("interface");
+            let mut beside: Vec<Rows> = probe.beside().iter().map(|table| rows_of(table)).collect();
+            let tick = Tick { ts_micros: FIRST_TICK.ts_micros + second * 1_000_000, first: second == 0 };
+            probe.sample(&tick, &mut own).unwrap();
+            probe.sample_beside(&tick, &mut beside);
+            assert_eq!([beside[0].len(), beside[1].len()], expected, "second {second}");
+            assert_eq!(own.len(), 4);
+        }
+    }
+
+    #[test]
+    fn an_interface_that_went_is_forgotten_and_one_made_anew_is_described_anew() {
+        let host = tempfile::tempdir().unwrap();
+        let class = host.path().join("sys/class/net");
+        std::fs::create_dir_all(host.path().join("proc/net")).unwrap();
+        let set = |name: &str, index: &str, speed: &str| {
+            std::fs::create_dir_all(class.join(name)).unwrap();
+            std::fs::write(class.join(name).join("ifindex"), index).unwrap();
+            std::fs::write(class.join(name).join("speed"), speed).unwrap();
+            std::fs::write(host.path().join("proc/net/dev"), format!("{name}: 1\n")).unwrap();
+        };
+        let options = ProbeOptions { root: HostRoot::new(host.path()), ..fixture_options() };
+        let mut probe = InterfaceProbe::new(&options);
+        let mut speed_at = |second: i64| {
+            let tick = Tick { ts_micros: FIRST_TICK.ts_micros + second * 1_000_000, first: second == 0 };
+            let speed = ints(&sample_at(&mut probe, &tick), "speed_bytes_per_second")[0];
+            (speed.map(|bytes| bytes / 125_000), probe.interfaces.len())
+        };
+        set("a", "2\n", "1000\n");
+        assert_eq!(speed_at(0), (Some(1000), 1));
+        set("a", "3\n", "2500\n");
+        assert_eq!(speed_at(1), (Some(2500), 1), "the same name, another interface");
+        set("b", "4\n", "10\n");
+        assert_eq!(speed_at(2).0, Some(10));
+        assert_eq!(speed_at(3), (Some(10), 1));
     }
 
     #[test]

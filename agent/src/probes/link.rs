@@ -324,7 +324,8 @@ mod tests {
         assert_eq!(parse_peer("a=host:9/udp"), Ok(peer("host", Protocol::Udp)));
         assert_eq!(parse_peer("a=10.0.0.1:9/tcp"), Ok(peer("10.0.0.1", Protocol::Tcp)));
         assert_eq!(parse_peer("a=[fd00::1]:9"), Ok(peer("fd00::1", Protocol::Tcp)));
-        for wrong in ["", "a", "a=", "a=h", "a=h:0", "a=h:x", "=h:9", "a=h:9/sctp", "a b=h:9", "(answers)=h:9", "a=:9"] {
+        for wrong in ["", "a", "a=", "a=h", "a=h:0", "a=h:x", "=h:9", "a=h:9/sctp", "a b=h:9", "(answers)=h:9", "a=:9"]
+        {
             assert!(parse_peer(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -274,9 +274,12 @@ impl Cards {
 
     /// Takes note of the cards there are, with the count of their signals' changes, and reads the module of that one
     /// which has waited longest.
-    pub(super) fn measure<'n>(&mut self, tick: &Tick, present: impl Iterator<Item = (&'n str, Option<u64>)> + Clone) {
-        self.cards.retain(|name, _| present.clone().any(|(there, _)| there == name));
-        for (name, carrier_changes) in present {
+    pub(super) fn measure<'n>(
+        &mut self,
+        tick: &Tick,
+        present: &(impl Iterator<Item = (&'n str, Option<u64>)> + Clone),
+    ) {
+        for (name, carrier_changes) in present.clone() {
             let card = match self.cards.get_mut(name) {
                 Some(card) => card,
                 None => self.cards.entry(name.to_owned()).or_default(),
@@ -286,6 +289,9 @@ impl Cards {
                 card.carrier_changes = carrier_changes;
                 (card.measured_at, card.identified_at) = (None, None);
             }
+        }
+        if self.cards.len() > present.clone().count() {
+            self.cards.retain(|name, _| present.clone().any(|(there, _)| there == name));
         }
         let Some(optics) = &mut self.optics else { return };
         let waited = |at: Option<i64>| at.map_or(i64::MAX, |at| tick.ts_micros.saturating_sub(at));
@@ -458,7 +464,8 @@ mod tests {
         row.text("interface", "eth0");
         fill_counters(&mut row, &wanted, |wanted| i64::try_from(wanted.at + 100).ok());
         let batch = rows.finish(&Stamp { ts_micros: 0, node: "", host: "" });
-        for (column, expected) in [("rx_crc_errors_phy", 102), ("rx_discards_phy", 108), ("link_down_events_phy", 109)] {
+        for (column, expected) in [("rx_crc_errors_phy", 102), ("rx_discards_phy", 108), ("link_down_events_phy", 109)]
+        {
             assert_eq!(ints(&batch, column), [Some(expected)], "{column}");
         }
         assert_eq!(ints(&batch, "tx_discards_phy"), [None]);
@@ -483,7 +490,7 @@ mod tests {
         let mut cards = Cards::new(true);
         let mut rows = Rows::new(Catalogue::built_in().get("nic").unwrap());
         let tick = Tick { ts_micros: 1_700_000_000_000_000, first: true };
-        cards.measure(&tick, [("lo", None), ("nosuch-if0", Some(1))].into_iter());
+        cards.measure(&tick, &[("lo", None), ("nosuch-if0", Some(1))].into_iter());
         cards.fill("lo", None, &mut rows);
         cards.fill("nosuch-if0", None, &mut rows);
         cards.fill("nosuch-if1", None, &mut rows);

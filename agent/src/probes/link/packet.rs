@@ -29,13 +29,8 @@ pub(super) type Packet = [u8; LENGTH];
 /// The question of that number.
 pub(super) fn question(agent: [u8; 16], sequence: u64, nanoseconds: u64) -> Packet {
     let mut packet = [0; LENGTH];
-    let parts: [&[u8]; 5] = [
-        &MAGIC,
-        &[VERSION, QUESTION, 0, 0],
-        &sequence.to_be_bytes(),
-        &agent,
-        &nanoseconds.to_be_bytes(),
-    ];
+    let parts: [&[u8]; 5] =
+        [&MAGIC, &[VERSION, QUESTION, 0, 0], &sequence.to_be_bytes(), &agent, &nanoseconds.to_be_bytes()];
     for (to, from) in packet.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;
     }

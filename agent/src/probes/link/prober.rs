@@ -27,7 +27,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::packet::{self, LENGTH};
 use super::window::Window;
-use super::{INTERVAL, MAX_PER_SECOND, MAX_PEERS, Peer, Protocol};
+use super::{INTERVAL, MAX_PEERS, MAX_PER_SECOND, Peer, Protocol};
 
 /// A probe without an answer for so long is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,7 +70,9 @@ impl Prober {
             let (peers, shared) = (peers.clone(), Arc::clone(&shared));
             std::thread::Builder::new().name("link-names".to_owned()).spawn(move || resolve(&peers, &shared))?;
         }
-        std::thread::Builder::new().name("link-probes".to_owned()).spawn(move || Sender::new(&peers, probes, &shared).run())?;
+        std::thread::Builder::new()
+            .name("link-probes".to_owned())
+            .spawn(move || Sender::new(&peers, probes, &shared).run())?;
         Ok(prober)
     }
 
@@ -306,7 +308,8 @@ impl<'a> Sender<'a> {
         let next = [due, over].into_iter().flatten().min().unwrap_or(now + WAIT);
         let wait = next.saturating_duration_since(now).min(WAIT);
         let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-        let mut polled: Vec<PollFd<'_>> = self.udp.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::IN)).collect();
+        let mut polled: Vec<PollFd<'_>> =
+            self.udp.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::IN)).collect();
         let first = polled.len();
         polled.extend(self.connecting.iter().map(|connecting| PollFd::new(&connecting.socket, PollFlags::OUT)));
         // Interrupted by a signal, or nothing to wait for: the next round sees.
@@ -476,9 +479,8 @@ mod tests {
         let of_peers = peers.clone();
         let thread = std::thread::spawn(move || resolve(&of_peers, &of_thread));
         let until = Instant::now() + Duration::from_secs(30);
-        let is_told = |shared: &Shared| {
-            shared.addresses.lock()[1].as_ref().is_err_and(|error| !error.contains("is being"))
-        };
+        let is_told =
+            |shared: &Shared| shared.addresses.lock()[1].as_ref().is_err_and(|error| !error.contains("is being"));
         while !is_told(&shared) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }

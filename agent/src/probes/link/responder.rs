@@ -232,7 +232,9 @@ mod tests {
         let question = packet::question([1; 16], 9, 9);
         let answer = ask(&socket, &question).unwrap();
         assert_eq!((answer.len(), packet::answered(&answer, [1; 16])), (LENGTH, Some(9)));
-        for wrong in [&b"x"[..], &[0; LENGTH], &[0; 1400], &question[..40], &answer, &[question.as_slice(), b"x"].concat()] {
+        for wrong in
+            [&b"x"[..], &[0; LENGTH], &[0; 1400], &question[..40], &answer, &[question.as_slice(), b"x"].concat()]
+        {
             assert_eq!(ask(&socket, wrong), None, "{} bytes", wrong.len());
         }
         assert_eq!(responder.facts().answered, 1);
@@ -260,7 +262,9 @@ mod tests {
         let now = Instant::now();
         let mut limiter = Limiter::new(now);
         let ip = |number: u32| IpAddr::V4(number.into());
-        let count = |limiter: &mut Limiter, source, times: usize, now| (0..times).filter(|_| limiter.allows(source, now)).count();
+        let count = |limiter: &mut Limiter, source, times: usize, now| {
+            (0..times).filter(|_| limiter.allows(source, now)).count()
+        };
         assert_eq!(count(&mut limiter, ip(1), 1_000, now), 100);
         assert_eq!(count(&mut limiter, ip(2), 10, now), 10, "another is not hurt");
         assert_eq!(count(&mut limiter, ip(1), 1_000, now + Duration::from_secs(1)), 50);
