@@ -18,6 +18,9 @@
 //! every ten seconds; a value that took longer than 50 ms only once a minute, and its row comes then. Limits and names
 //! are read when a sensor is found, and again every hour. Which sensors there are is looked up every minute.
 //!
+//! There is a cooling device for each CPU, which nearly always rests: one at rest has a row once a minute, and one when
+//! it comes to rest.
+//!
 //! A sensor that cannot be read now (its device sleeps, its link is down) has a row without a value.
 
 use std::collections::{BTreeMap, HashSet};
@@ -220,7 +223,7 @@ impl Probe for SensorProbe {
         }
         let slow_ones_too = tick.is_due(SLOW_EVERY);
         for sensor in &mut self.sensors {
-            if slow_ones_too || !sensor.slow {
+            if slow_ones_too || !(sensor.slow || sensor.rests()) {
                 sensor.sample(rows);
             }
         }
@@ -242,9 +245,18 @@ struct Sensor {
     limits: Vec<(&'static str, Unit, i64)>,
     values: Vec<(&'static str, Unit, PathBuf)>,
     slow: bool,
+    /// Of a cooling device: whether it was at rest when last looked at.
+    resting: bool,
 }
 
 impl Sensor {
+    /// Whether it is a cooling device that still does nothing. There is one for each CPU.
+    fn rests(&mut self) -> bool {
+        let Some((_, _, path)) = self.values.first().filter(|_| self.kind == "cooling_device") else { return false };
+        let resting = read_number(path) == Some(0);
+        std::mem::replace(&mut self.resting, resting) && resting
+    }
+
     fn sample(&mut self, rows: &mut Rows) {
         let mut row = rows.begin();
         row.text("name", self.name.as_str()).text("kind", self.kind);
@@ -359,7 +371,6 @@ impl Sensor {
         if columns.any(|column| column == item.column) {
             return;
         }
-        drop(columns);
         if item.live {
             self.values.push((item.column, item.per_unit, path));
         } else if let Some(number) = read_number(&path) {
@@ -447,7 +458,7 @@ mod tests {
         assert_eq!(floats(&batch, "humidity_ratio")[board("humidity1")], Some(0.455));
         assert_eq!(ints(&batch, "pwm")[board("pwm1")], Some(128));
         assert_eq!(bools(&batch, "alarm")[board("intrusion0")], Some(true));
-        let meter = row("acpi0000:00_power_meter/power1");
+        let meter = row("lnxsybus:00_acpi0000:00/power1");
         assert_eq!(floats(&batch, "power_average_watts")[meter], Some(612.0));
         let zone = row("thermal_zone0");
         assert_eq!(floats(&batch, "zone_temp_celsius")[zone], Some(62.0));
@@ -458,7 +469,7 @@ mod tests {
         assert_eq!((ints(&batch, "cooling_state")[cooling], ints(&batch, "cooling_max_state")[cooling]), (Some(2), Some(10)));
         assert_eq!(texts(&batch, "cooling_device")[cooling], Some("0"));
         // `update_interval` and `name` are no sensors.
-        assert_eq!(batch.num_rows(), 14);
+        assert_eq!(batch.num_rows(), 13);
     }
 
     #[test]
@@ -527,6 +538,27 @@ mod tests {
         // It was fast this time.
         assert_eq!(sample_at(&mut probe, &due).num_rows(), all);
         assert_eq!(sample_at(&mut probe, &not_due).num_rows(), all);
+    }
+
+    #[test]
+    fn a_cooling_device_at_rest_is_told_once_a_minute() {
+        let directory = tempfile::tempdir().unwrap();
+        let device = directory.path().join("sys/class/thermal/cooling_device7");
+        fs::create_dir_all(&device).unwrap();
+        let turn = |state: &str| fs::write(device.join("cur_state"), state).unwrap();
+        turn("0\n");
+        let mut probe = probe(&HostRoot::new(directory.path()));
+        let not_due = Tick { ts_micros: 10_000_000, first: false };
+        let due = Tick { ts_micros: 60_000_000, first: false };
+        assert_eq!(sample_once(&mut probe).num_rows(), 1);
+        assert_eq!(sample_at(&mut probe, &not_due).num_rows(), 1, "it has come to rest");
+        assert_eq!(sample_at(&mut probe, &not_due).num_rows(), 0);
+        assert_eq!(sample_at(&mut probe, &due).num_rows(), 1);
+        turn("3\n");
+        assert_eq!(ints(&sample_at(&mut probe, &not_due), "cooling_state"), [Some(3)]);
+        turn("0\n");
+        assert_eq!(ints(&sample_at(&mut probe, &not_due), "cooling_state"), [Some(0)]);
+        assert_eq!(sample_at(&mut probe, &not_due).num_rows(), 0);
     }
 
     #[test]
