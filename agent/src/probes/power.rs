@@ -72,8 +72,8 @@ impl PowerOptions {
     /// Reads the settings.
     pub fn read(settings: &mut Settings) -> Self {
         let ask_bmc = settings.get(
-            "agent.power.ask_bmc",
-            Self::default().ask_bmc,
+            "agent.ask_bmc",
+            "true",
             "Whether the management controller is asked once a minute for the machine's power, through /dev/ipmi0 (DCMI). \
              Needs root.",
         );
