@@ -133,8 +133,9 @@ impl Bmc {
         };
         // SAFETY: the request is laid out as the kernel declares it, its pointers are to memory of the lengths given,
         // and all of it outlives the call, which copies it.
-        let result =
-            unsafe { libc::ioctl(self.device.as_raw_fd(), SEND_COMMAND as _, (&raw mut request).cast::<libc::c_void>()) };
+        let result = unsafe {
+            libc::ioctl(self.device.as_raw_fd(), SEND_COMMAND as _, (&raw mut request).cast::<libc::c_void>())
+        };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

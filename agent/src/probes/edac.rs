@@ -294,6 +294,15 @@ mod tests {
         assert!(matches!(error, ProbeError::Absent(_)), "{error}");
     }
 
+    #[test]
+    fn this_machine_is_read_or_has_nothing() {
+        let catalogue = nodescope_model::catalogue::Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get("edac").unwrap());
+        let result = EdacProbe::new(&HostRoot::new("/"), EdacOptions::default()).sample(&FIRST_TICK, &mut rows);
+        assert!(matches!(result, Ok(()) | Err(ProbeError::Absent(_))), "{result:?}");
+        rows.finish(&nodescope_model::rows::Stamp { ts_micros: 0, node: "", host: "" });
+    }
+
     proptest! {
         #[test]
         fn garbage_is_survived(text in garbage()) {

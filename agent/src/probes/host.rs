@@ -388,9 +388,9 @@ fn topology(cpus: &Path) -> Option<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::{Array, RecordBatch};
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
+    use arrow_array::{Array, RecordBatch};
     use proptest::prelude::*;
 
     use super::*;
@@ -600,6 +600,13 @@ mod tests {
             assert!(!is_told(value), "{value}");
         }
         assert!(is_told("Inspur"));
+    }
+
+    #[test]
+    fn this_machine_is_described() {
+        let options = ProbeOptions { root: HostRoot::new("/"), ..fixture_options() };
+        let batch = sample_once(&mut HostProbe::new(&options));
+        assert!(text(&batch, "kernel").is_some());
     }
 
     proptest! {

@@ -308,7 +308,10 @@ mod tests {
         assert_eq!(ints(&batch, "file_huge_pages_bytes"), [None, None]);
         let wanted = [("2048kB".to_owned(), 512), ("1048576kB".to_owned(), 4)];
         assert_eq!(map(&batch, "huge_pages_by_size", 0), wanted);
-        assert_eq!(map(&batch, "huge_pages_free_by_size", 0), [("2048kB".to_owned(), 500), ("1048576kB".to_owned(), 0)]);
+        assert_eq!(
+            map(&batch, "huge_pages_free_by_size", 0),
+            [("2048kB".to_owned(), 500), ("1048576kB".to_owned(), 0)]
+        );
     }
 
     #[test]
@@ -341,6 +344,15 @@ mod tests {
     #[test]
     fn every_column_has_the_source_it_is_read_from() {
         assert_sources("numa", MEMINFO.iter().chain(NUMASTAT).chain(&HUGE_PAGES).copied());
+    }
+
+    #[test]
+    fn this_machine_is_read_or_has_nothing() {
+        let catalogue = nodescope_model::catalogue::Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get("numa").unwrap());
+        let result = NumaProbe::new(&HostRoot::new("/"), NumaOptions::default()).sample(&FIRST_TICK, &mut rows);
+        assert!(matches!(result, Ok(()) | Err(ProbeError::Absent(_))), "{result:?}");
+        rows.finish(&nodescope_model::rows::Stamp { ts_micros: 0, node: "", host: "" });
     }
 
     proptest! {

@@ -160,7 +160,10 @@ impl Probe for PowerProbe {
             bmc.sample(tick, rows, &mut troubles);
         }
         if self.omitted > 0 {
-            rows.begin().text("source", "omitted").text("domain", "omitted").int("omitted", i64::try_from(self.omitted).ok());
+            rows.begin()
+                .text("source", "omitted")
+                .text("domain", "omitted")
+                .int("omitted", i64::try_from(self.omitted).ok());
         }
         let nothing = self.zones.is_empty() && self.meters.is_empty() && self.supplies.is_empty() && self.bmc.is_none();
         troubles.told(nothing)
@@ -379,7 +382,10 @@ impl Meter {
             .float("power_watts", watts)
             .float("power_cap_watts", number("power1_cap").map(in_units))
             // Milliseconds.
-            .float("average_seconds", number("power1_average_interval").map(|millis| in_units(millis.saturating_mul(1000))))
+            .float(
+                "average_seconds",
+                number("power1_average_interval").map(|millis| in_units(millis.saturating_mul(1000))),
+            )
             .bool("slow", self.slow);
     }
 }
@@ -466,7 +472,9 @@ impl BmcThread {
             match self.answers.recv_timeout(patience) {
                 Ok(answer) => self.take(answer, rows),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.trouble = Some("the thread that asks the BMC is gone".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.trouble = Some("the thread that asks the BMC is gone".to_owned())
+                }
             }
         }
         troubles.bmc.clone_from(&self.trouble);
@@ -649,8 +657,14 @@ mod tests {
         assert!(rows.is_empty());
         assert!(troubles.bmc.unwrap().starts_with("/dev/null: "));
         assert!(!bmc.waiting);
-        let reading =
-            PowerReading { current: 612, minimum: 388, maximum: 1044, average: 590, period_millis: 1000, is_active: true };
+        let reading = PowerReading {
+            current: 612,
+            minimum: 388,
+            maximum: 1044,
+            average: 590,
+            period_millis: 1000,
+            is_active: true,
+        };
         bmc.take(Ok(reading), &mut rows);
         bmc.take(Ok(PowerReading { is_active: false, ..reading }), &mut rows);
         assert_eq!(bmc.trouble, None);
@@ -673,8 +687,19 @@ mod tests {
     #[test]
     fn zones_are_numbered_as_node_exporter_does() {
         let mut indices = Indices::default();
-        let numbered = ["package-0", "dram", "package-1", "dram", "psys", "package-0-die-1"].map(|name| indices.next(name));
+        let numbered =
+            ["package-0", "dram", "package-1", "dram", "psys", "package-0-die-1"].map(|name| indices.next(name));
         assert_eq!(numbered, [0, 0, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn this_machine_is_read_or_has_nothing() {
+        let catalogue = nodescope_model::catalogue::Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get("power").unwrap());
+        let result =
+            PowerProbe::new(&HostRoot::new("/"), PowerOptions { ask_bmc: false }).sample(&FIRST_TICK, &mut rows);
+        assert!(matches!(result, Ok(()) | Err(ProbeError::Absent(_))), "{result:?}");
+        rows.finish(&nodescope_model::rows::Stamp { ts_micros: 0, node: "", host: "" });
     }
 
     proptest! {

@@ -310,8 +310,12 @@ fn describe(path: &Path, device: Option<&Path>) -> Vec<Sensor> {
 }
 
 fn describe_zone(path: &Path, own: &str, number: &str) -> Sensor {
-    let mut sensor =
-        Sensor { name: own.to_owned(), kind: "thermal_zone", texts: vec![("zone", number.to_owned())], ..Sensor::default() };
+    let mut sensor = Sensor {
+        name: own.to_owned(),
+        kind: "thermal_zone",
+        texts: vec![("zone", number.to_owned())],
+        ..Sensor::default()
+    };
     sensor.texts.extend(read_text(&path.join("type")).map(|text| ("type", text)));
     sensor.values.push(("zone_temp_celsius", MILLI, path.join("temp")));
     for (kind, column) in [("passive", "zone_passive_celsius"), ("critical", "zone_critical_celsius")] {
@@ -424,7 +428,8 @@ mod tests {
 
     use super::*;
     use crate::probes::testing::{
-        FIRST_TICK, assert_sources, bools, fixture_options, floats, garbage, ints, row_of, sample_at, sample_once, texts,
+        FIRST_TICK, assert_sources, bools, fixture_options, floats, garbage, ints, row_of, sample_at, sample_once,
+        texts,
     };
 
     fn probe(root: &HostRoot) -> SensorProbe {
@@ -466,7 +471,10 @@ mod tests {
         assert_eq!((texts(&batch, "zone")[zone], texts(&batch, "type")[zone]), (Some("0"), Some("x86_pkg_temp")));
         assert_eq!(texts(&batch, "chip")[zone], None);
         let cooling = row("cooling_device0");
-        assert_eq!((ints(&batch, "cooling_state")[cooling], ints(&batch, "cooling_max_state")[cooling]), (Some(2), Some(10)));
+        assert_eq!(
+            (ints(&batch, "cooling_state")[cooling], ints(&batch, "cooling_max_state")[cooling]),
+            (Some(2), Some(10))
+        );
         assert_eq!(texts(&batch, "cooling_device")[cooling], Some("0"));
         // `update_interval` and `name` are no sensors.
         assert_eq!(batch.num_rows(), 13);
@@ -490,7 +498,9 @@ mod tests {
         assert_eq!(parsed("temp12_crit_alarm"), Some(("temp_crit_alarm", 12)));
         assert_eq!(parsed("in0_input"), Some(("in_volts", 0)));
         assert_eq!(parsed("pwm3"), Some(("pwm", 3)));
-        for file in ["temp_input", "temp1_beep", "pwm1_enable", "name", "update_interval", "temp99999999999_input", "", "1"] {
+        for file in
+            ["temp_input", "temp1_beep", "pwm1_enable", "name", "update_interval", "temp99999999999_input", "", "1"]
+        {
             assert_eq!(parsed(file), None, "{file}");
         }
     }
@@ -589,6 +599,15 @@ mod tests {
         let sources: Vec<(&str, String)> =
             own.map(|item| (item.column, format!("/{}N{}", item.kind, item.suffix))).collect();
         assert_sources("sensor", sources.iter().map(|(column, source)| (*column, source.as_str())));
+    }
+
+    #[test]
+    fn this_machine_is_read_or_has_nothing() {
+        let catalogue = nodescope_model::catalogue::Catalogue::built_in();
+        let mut rows = Rows::new(catalogue.get("sensor").unwrap());
+        let result = SensorProbe::new(&HostRoot::new("/"), SensorOptions::default()).sample(&FIRST_TICK, &mut rows);
+        assert!(matches!(result, Ok(()) | Err(ProbeError::Absent(_))), "{result:?}");
+        rows.finish(&nodescope_model::rows::Stamp { ts_micros: 0, node: "", host: "" });
     }
 
     proptest! {

@@ -105,7 +105,8 @@ impl Inventory {
         for address in names(&root.sys("bus/pci/devices")) {
             let path = root.sys("bus/pci/devices").join(&address);
             let number = |file: &str| hexadecimal(&read_text(&path.join(file))?);
-            let (Some(vendor), Some(device), Some(class)) = (number("vendor"), number("device"), number("class")) else {
+            let (Some(vendor), Some(device), Some(class)) = (number("vendor"), number("device"), number("class"))
+            else {
                 continue;
             };
             let class = class >> 8;
@@ -227,9 +228,15 @@ mod tests {
             ("numa_node", "1\n"),
         ];
         device("0000:17:00.0", &gpu);
-        device("0000:18:00.0", &[("vendor", "0x15b3"), ("device", "0x1021"), ("class", "0x020700"), ("numa_node", "-1")]);
+        device(
+            "0000:18:00.0",
+            &[("vendor", "0x15b3"), ("device", "0x1021"), ("class", "0x020700"), ("numa_node", "-1")],
+        );
         device("0000:18:00.2", &[("vendor", "0x15b3"), ("device", "0x101e"), ("class", "0x020000"), ("physfn/x", "")]);
-        device("0000:19:00.0", &[("vendor", "0x144d"), ("device", "0xa80a"), ("class", "0x010802"), ("max_link_width", "255")]);
+        device(
+            "0000:19:00.0",
+            &[("vendor", "0x144d"), ("device", "0xa80a"), ("class", "0x010802"), ("max_link_width", "255")],
+        );
         device("0000:1f:00.0", &[("vendor", "0x8086"), ("device", "0x7a06"), ("class", "0x060100")]);
         let sys = directory.path().join("sys");
         for (address, driver) in [("0000:17:00.0", "nvidia"), ("0000:18:00.0", "mlx5_core")] {
@@ -250,7 +257,8 @@ mod tests {
         );
         let root = HostRoot::new(directory.path());
         let found = Inventory::find(&root);
-        let topology: Vec<(&str, String)> = found.topology.iter().map(|(bdf, place)| (bdf.as_str(), place.text())).collect();
+        let topology: Vec<(&str, String)> =
+            found.topology.iter().map(|(bdf, place)| (bdf.as_str(), place.text())).collect();
         let wanted = [
             ("0000:17:00.0", "10de:2330 class=0302 speed=2.5/32.0GT/s width=8/16 numa=1".to_owned()),
             ("0000:18:00.0", "15b3:1021 class=0207".to_owned()),
@@ -291,7 +299,10 @@ mod tests {
         assert_eq!(parse_speed("32.0 GT/s PCIe").as_deref(), Some("32.0"));
         assert_eq!(parse_speed("8 GT/s").as_deref(), Some("8"));
         assert_eq!(["Unknown", "Unknown speed", "x GT/s", ""].map(parse_speed), [const { None }; 4]);
-        assert_eq!(["16", "0", "255", "x", ""].map(|text| parse_width(text).is_some()), [true, false, false, false, false]);
+        assert_eq!(
+            ["16", "0", "255", "x", ""].map(|text| parse_width(text).is_some()),
+            [true, false, false, false, false]
+        );
     }
 
     proptest! {
