@@ -154,10 +154,10 @@ impl Probe for HostProbe {
         let mut row = rows.begin();
         row.text("hostname", hostname.trim())
             .text("machine_id", machine_id.as_deref())
-            .text("domain", read_text(&root.proc("sys/kernel/domainname")).filter(|name| name != "(none)").as_deref())
             .text("os", os_field(&release, "PRETTY_NAME").or_else(|| os_field(&release, "NAME")).as_deref())
             .text("kernel", read_text(&root.proc("sys/kernel/osrelease")).as_deref())
-            .text("kernel_build", read_text(&root.proc("sys/kernel/version")).as_deref())
+            .text("kernel_version", read_text(&root.proc("sys/kernel/version")).as_deref())
+            .text("domain", read_text(&root.proc("sys/kernel/domainname")).as_deref())
             .text("architecture", architecture.as_deref().unwrap_or(std::env::consts::ARCH))
             .text("virtualization", self.virtualization(&cpuinfo))
             .bool("container", self.is_container())
@@ -436,7 +436,7 @@ mod tests {
             ("board", Some("NF5688M7-MB")),
             ("microcode", Some("0x2b000590")),
             ("machine_id", Some("8d8a6f4cd09743138fd6cc0022ac8b75")),
-            ("kernel_build", Some("#1 SMP Tue Jan  7 10:12:51 UTC 2025")),
+            ("kernel_version", Some("#1 SMP Tue Jan  7 10:12:51 UTC 2025")),
             ("cpu_model", Some("Intel(R) Xeon(R) Platinum 8468")),
             ("agent_version", Some(env!("CARGO_PKG_VERSION"))),
         ];
