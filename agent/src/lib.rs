@@ -81,7 +81,10 @@ pub async fn run(
     let exposition = Arc::new(Exposition::new());
     health.add_metrics({
         let exposition = exposition.clone();
-        Arc::new(move |text| exposition.render(text))
+        Arc::new(move |text| {
+            exposition.render(text);
+            exposition::render_time(text);
+        })
     });
     let options = PublisherOptions {
         kafka: settings.kafka.clone(),

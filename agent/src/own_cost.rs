@@ -33,6 +33,7 @@ impl Probe for OwnCost {
     fn sample(&mut self, _: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         for probe in &self.probes {
             let count = probe.count();
+            let succeeded = count.last_spent.map(|_| count.last_error.is_none());
             let stuck = count.busy_since.map(|since| since.elapsed()).filter(|busy| *busy > probe.every);
             let error = match stuck {
                 Some(busy) => Some(format!("no answer for {} s", busy.as_secs())),
@@ -47,6 +48,7 @@ impl Probe for OwnCost {
                 .count("skipped", count.skipped)
                 .float("duration_seconds", count.spent.as_secs_f64())
                 .float("last_duration_seconds", count.last_spent.map(|d| d.as_secs_f64()))
+                .bool("succeeded", succeeded.map(|well| well && stuck.is_none()))
                 .text("last_error", error.as_deref());
         }
         let used = clock_gettime(ClockId::ProcessCPUTime);

@@ -27,6 +27,41 @@
 //! prometheus = "node_memory_MemAvailable_bytes"
 //! ```
 //!
+//! # What Prometheus sees
+//!
+//! Every number can be scraped from the agent. A column without `prometheus` is called `nodescope_<table>_<column>`
+//! there, labelled with the entity. These keys give it the names and labels that existing dashboards ask for:
+//!
+//! ```toml
+//! prometheus_labels = { device = "interface" }   # label = column, for all columns that have `prometheus`
+//! prometheus_except = { cpu = "all" }            # rows that are not shown: totals, which PromQL sums itself
+//!
+//! [[prometheus_info]]                            # a metric that is always 1 and tells what a row is
+//! name = "node_uname_info"
+//! help = "Labelled system information."          # without it the table's comment
+//! labels = { release = "kernel", sysname = "=Linux" }  # label = column, or "=" and a text
+//!
+//! [[column]]
+//! prometheus = 'node_cpu_seconds_total{mode="user"}'   # or several, in brackets
+//! ```
+//!
+//! Within the braces, `mode="user"` is this text, and `mode=""` takes a label of `prometheus_labels` away;
+//! `core=core_id` is the value of the column `core_id`; `device=key` is the name of an entry of a map.
+//!
+//! A column of type `int_map` becomes one series for each entry: `nodescope_<table>_<column>{key="<name>"}`, or with
+//! a name of its own, which says what the label is: `prometheus = 'node_arp_entries{device=key}'`.
+//!
+//! A text that is one of few known states becomes one series for each, 1 for the state that is and 0 for the others:
+//!
+//! ```toml
+//! type = "text"
+//! kind = "state"
+//! prometheus_states = ["active", "inactive", "failed"]
+//! prometheus = "node_systemd_unit_state"         # label `state`; another one with {label=key}
+//! ```
+//!
+//! A text that is none of them makes all of them 0. NULL makes no series.
+//!
 //! Mistakes are collected, all of them, with file, table and column, before anything starts.
 
 mod check;
@@ -41,7 +76,7 @@ use std::time::Duration;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use parse::CatalogueErrors;
-pub use prometheus::PrometheusName;
+pub use prometheus::{InfoLabel, PrometheusInfo, PrometheusName};
 
 /// Columns that every table begins with, in this order.
 pub const COMMON_COLUMNS: [&str; 3] = ["ts", "node", "host"];
@@ -150,6 +185,8 @@ pub struct Column {
     pub source: String,
     /// Names under which existing dashboards know it.
     pub prometheus: Vec<PrometheusName>,
+    /// Values of a text that are shown as one series each.
+    pub prometheus_states: Vec<String>,
 }
 
 /// One table.
@@ -171,6 +208,8 @@ pub struct Table {
     pub prometheus_labels: BTreeMap<String, String>,
     /// Rows with this value in this column are not shown to Prometheus (totals, which PromQL sums itself).
     pub prometheus_except: BTreeMap<String, String>,
+    /// Metrics that are always 1 and tell in their labels what a row is.
+    pub prometheus_info: Vec<PrometheusInfo>,
     /// Whether it is one of ours, or a site's.
     pub built_in: bool,
     schema: SchemaRef,
@@ -387,6 +426,62 @@ mod tests {
         let message = Catalogue::with_texts(&[("x.toml", text)]).unwrap_err().to_string();
         for part in ["Cooling!", "shelf", "colour", "string", "comment", "inlet_celsius", "x.toml"] {
             assert!(message.contains(part), "`{part}` is not in:\n{message}");
+        }
+    }
+
+    #[test]
+    fn what_prometheus_sees_is_parsed_and_checked() {
+        let text = r#"
+            table = "unit"
+            comment = "Units."
+            entity = ["name"]
+            [[prometheus_info]]
+            name = "unit_info"
+            help = "What a unit is."
+            labels = { name = "name", maker = "=us", site = "host" }
+            [[column]]
+            name = "name"
+            type = "text"
+            kind = "label"
+            help = "Which."
+            [[column]]
+            name = "mood"
+            type = "text"
+            kind = "state"
+            help = "How it is."
+            prometheus_states = ["good", "bad"]
+            prometheus = "unit_mood{mood=key}"
+            [[column]]
+            name = "parts"
+            type = "int_map"
+            kind = "gauge"
+            unit = "1"
+            help = "Parts."
+            prometheus = "unit_parts{part=key,unit=name}"
+        "#;
+        let catalogue = Catalogue::with_texts(&[("unit.toml", text)]).unwrap_or_else(|e| panic!("{e}"));
+        let table = catalogue.get("unit").unwrap();
+        assert_eq!(table.prometheus_info[0].labels["maker"], InfoLabel::Text("us".to_owned()));
+        assert_eq!(table.column("mood").unwrap().prometheus_states, ["good", "bad"]);
+        assert_eq!(table.column("parts").unwrap().prometheus[0].key.as_deref(), Some("part"));
+
+        let wrong = [
+            ("name = \"unit_info\"", "name = \"1x\"", "metric name"),
+            ("site = \"host\"", "site = \"nowhere\"", "nowhere"),
+            ("site = \"host\"", "site = \"parts\"", "parts"),
+            ("site = \"host\"", "\"9\" = \"host\"", "label name"),
+            ("help = \"What a unit is.\"", "colour = \"blue\"", "colour"),
+            ("[\"good\", \"bad\"]", "[\"good\", \"good\"]", "twice"),
+            ("prometheus_states = [\"good\", \"bad\"]", "", "key"),
+            ("prometheus_states = [\"good\", \"bad\"]", "", "named states"),
+            ("unit_parts{part=key,unit=name}", "unit_parts{unit=name}", "unit_parts{label=key}"),
+            ("unit_parts{part=key,unit=name}", "unit_parts{part=key,unit=nowhere}", "nowhere"),
+            ("help = \"Parts.\"", "help = \"Parts.\"\nprometheus_states = [\"a\"]", "kind state"),
+        ];
+        for (from, to, part) in wrong {
+            let text = text.replace(from, to);
+            let message = Catalogue::with_texts(&[("unit.toml", &text)]).unwrap_err().to_string();
+            assert!(message.contains(part) && message.contains("unit.toml"), "`{part}` is not in:\n{message}");
         }
     }
 

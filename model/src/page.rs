@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::catalogue::{Catalogue, Column, PrometheusName, Table};
+use crate::catalogue::{Catalogue, Column, InfoLabel, Table};
 
 const HEAD: &str = "\
 # The catalogue
@@ -56,6 +56,13 @@ fn section(page: &mut String, table: &Table) {
             table.prometheus_except.iter().map(|(column, value)| format!("`{column}` = `{value}`")).collect();
         let _ = writeln!(page, "Not shown to Prometheus: rows with {}.\n", except.join(", "));
     }
+    for info in &table.prometheus_info {
+        let labels = info.labels.iter().map(|(label, from)| match from {
+            InfoLabel::Column(column) => format!("`{label}` from `{column}`"),
+            InfoLabel::Text(text) => format!("`{label}` is `{text}`"),
+        });
+        let _ = writeln!(page, "Prometheus: `{}`, always 1, with {}.\n", info.name, labels.collect::<Vec<_>>().join(", "));
+    }
     page.push_str(
         "| Column | Type | Unit | Kind | Meaning | Read from | Prometheus |\n|---|---|---|---|---|---|---|\n",
     );
@@ -65,7 +72,7 @@ fn section(page: &mut String, table: &Table) {
 }
 
 fn cells(column: &Column) -> [String; 7] {
-    let prometheus: Vec<_> = column.prometheus.iter().map(shown).collect();
+    let prometheus: Vec<_> = column.prometheus.iter().map(ToString::to_string).collect();
     [
         format!("`{}`", column.name),
         column.column_type.as_str().to_owned(),
@@ -83,14 +90,6 @@ fn row(page: &mut String, cells: &[String]) {
 
 fn codes(names: &[String]) -> String {
     names.iter().map(|n| format!("`{}`", n.replace('|', "\\|"))).collect::<Vec<_>>().join(", ")
-}
-
-fn shown(name: &PrometheusName) -> String {
-    if name.labels.is_empty() {
-        return name.name.clone();
-    }
-    let labels: Vec<_> = name.labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-    format!("{}{{{}}}", name.name, labels.join(","))
 }
 
 /// How often a table's rows come.
@@ -128,6 +127,9 @@ mod tests {
         entity = ["rack"]
         prometheus_labels = { rack = "rack" }
         prometheus_except = { rack = "all" }
+        [[prometheus_info]]
+        name = "cooling_info"
+        labels = { rack = "rack", maker = "=us" }
         [[column]]
         name = "rack"
         type = "text"
@@ -157,6 +159,7 @@ mod tests {
             "Sampled: every 250 ms. Entity: `rack`. Schema version 3.",
             "Prometheus labels: `rack` from `rack`.",
             "Not shown to Prometheus: rows with `rack` = `all`.",
+            "Prometheus: `cooling_info`, always 1, with `maker` is `us`, `rack` from `rack`.",
             r"| `rack` | text |  | label | Rack: `a\|b`, or &lt;none>. |  |  |",
             "| `inlet_celsius` | float | celsius | gauge | Water going in. | controller &lt;1> | \
              `cooling_celsius{side=\"in\",kind=\"water\"}`, `inlet_celsius` |",

@@ -364,6 +364,155 @@ fn accelerators_and_file_systems_have_the_names_dashboards_ask_for() {
     assert_eq!(samples.len(), 4, "{page}");
 }
 
+/// Maps, states and infos, and labels from elsewhere.
+const UNIT: &str = r#"
+    table = "unit"
+    comment = "Units."
+    every = "10s"
+    entity = ["name"]
+    prometheus_labels = { name = "name" }
+    [[prometheus_info]]
+    name = "unit_info"
+    help = "What a unit is."
+    labels = { unit = "name", maker = "=us", cores = "cores", is_ours = "is_ours" }
+    [[prometheus_info]]
+    name = "unit_place_info"
+    labels = { place = "place", maker = "=us" }
+    [[column]]
+    name = "name"
+    type = "text"
+    kind = "label"
+    help = "Which."
+    [[column]]
+    name = "place"
+    type = "text"
+    kind = "label"
+    help = "Where."
+    [[column]]
+    name = "cores"
+    type = "int"
+    kind = "label"
+    help = "How many."
+    [[column]]
+    name = "is_ours"
+    type = "bool"
+    kind = "label"
+    help = "Whether."
+    [[column]]
+    name = "mood"
+    type = "text"
+    kind = "state"
+    help = "How it is."
+    prometheus_states = ["good", "bad"]
+    prometheus = ["unit_mood", "unit_mood_by_place{name=\"\",place=place,mood=key}"]
+    [[column]]
+    name = "phase"
+    type = "text"
+    kind = "state"
+    help = "Where it is."
+    prometheus_states = ["begin", "end"]
+    [[column]]
+    name = "parts"
+    type = "int_map"
+    kind = "gauge"
+    unit = "1"
+    help = "Parts."
+    prometheus = "unit_parts{part=key}"
+    [[column]]
+    name = "events"
+    type = "int_map"
+    kind = "counter"
+    unit = "1"
+    help = "Events."
+"#;
+
+fn unit() -> Arc<Table> {
+    let catalogue = Catalogue::with_texts(&[("unit.toml", UNIT)]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    Arc::clone(catalogue.get("unit").unwrap())
+}
+
+#[test]
+fn maps_states_and_infos_are_series() {
+    let table = unit();
+    let mut rows = Rows::new(&table);
+    rows.begin()
+        .text("name", "a")
+        .text("place", "here")
+        .int("cores", 4_i64)
+        .bool("is_ours", true)
+        .text("mood", "bad")
+        .text("phase", "between")
+        .int_map("parts", [("wheel", 4), ("\"odd\"", -1)])
+        .int_map("events", [("start", 9)]);
+    rows.begin().text("name", "b").text("place", "here").text("mood", "good").int_map("parts", []);
+    rows.begin().text("name", "c");
+    let exposition = Exposition::new();
+    exposition.update(&table, &finish(&mut rows));
+    let mut page = String::new();
+    exposition.render(&mut page);
+    let samples = read(&page);
+    let cases: &[(&str, &[(&str, &str)], f64)] = &[
+        ("unit_info", &[("unit", "a"), ("maker", "us"), ("cores", "4"), ("is_ours", "true")], 1.0),
+        ("unit_info", &[("unit", "b"), ("maker", "us")], 1.0),
+        ("unit_info", &[("unit", "c"), ("maker", "us")], 1.0),
+        // Two rows say the same and the third nothing.
+        ("unit_place_info", &[("place", "here"), ("maker", "us")], 1.0),
+        ("unit_mood", &[("name", "a"), ("state", "good")], 0.0),
+        ("unit_mood", &[("name", "a"), ("state", "bad")], 1.0),
+        ("unit_mood", &[("name", "b"), ("state", "good")], 1.0),
+        ("unit_mood", &[("name", "b"), ("state", "bad")], 0.0),
+        ("unit_mood_by_place", &[("place", "here"), ("mood", "good")], 0.0),
+        ("unit_mood_by_place", &[("place", "here"), ("mood", "bad")], 1.0),
+        // A state nobody has heard of is none of those known.
+        ("nodescope_unit_phase", &[("name", "a"), ("state", "begin")], 0.0),
+        ("nodescope_unit_phase", &[("name", "a"), ("state", "end")], 0.0),
+        ("unit_parts", &[("name", "a"), ("part", "wheel")], 4.0),
+        ("unit_parts", &[("name", "a"), ("part", "\"odd\"")], -1.0),
+        ("nodescope_unit_events_total", &[("name", "a"), ("key", "start")], 9.0),
+    ];
+    for (name, labels, expected) in cases {
+        assert_eq!(value(&samples, name, labels), Some(*expected), "{name} {labels:?}\n{page}");
+    }
+    assert_eq!(samples.len(), cases.len(), "{page}");
+    assert!(page.contains("# HELP unit_info What a unit is.\n# TYPE unit_info gauge\n"), "{page}");
+    assert!(page.contains("# HELP unit_place_info Units.\n"), "{page}");
+    assert!(page.contains("# TYPE nodescope_unit_events_total counter\n"), "{page}");
+}
+
+#[test]
+fn labels_follow_their_columns_while_the_entities_stay() {
+    let table = unit();
+    let exposition = Exposition::new();
+    let start = Instant::now();
+    for (second, place, mood) in [(0, "here", "good"), (1, "here", "bad"), (2, "there", "bad")] {
+        let mut rows = Rows::new(&table);
+        rows.begin().text("name", "a").text("place", place).text("mood", mood);
+        exposition.update_at(&table, &finish(&mut rows), start + Duration::from_secs(second));
+        let samples = read(&rendered(&exposition, start + Duration::from_secs(second)));
+        let good = f64::from(u8::from(mood == "good"));
+        assert_eq!(value(&samples, "unit_mood", &[("name", "a"), ("state", "good")]), Some(good));
+        assert_eq!(value(&samples, "unit_mood_by_place", &[("place", place), ("mood", "good")]), Some(good));
+        assert_eq!(value(&samples, "unit_place_info", &[("place", place), ("maker", "us")]), Some(1.0));
+    }
+    assert_eq!(exposition.shown.lock().tables[0].groups.len(), 1, "the same entities take the same place");
+}
+
+#[test]
+fn entities_that_always_change_do_not_pile_up() {
+    let table = pump();
+    let exposition = Exposition::new();
+    let start = Instant::now();
+    for number in 0..100 {
+        let name = format!("pump {number}");
+        exposition.update_at(&table, &pumps(&table, &[("stays", number), (&name, 1)]), start);
+    }
+    assert_eq!(exposition.shown.lock().tables[0].groups.len(), MAX_GROUPS);
+    let samples = read(&rendered(&exposition, start));
+    assert_eq!(samples.len(), MAX_GROUPS + 1);
+    let labels = [("part", "1"), ("pump", "stays")];
+    assert_eq!(value(&samples, "nodescope_pump_starts_total", &labels), Some(99.0));
+}
+
 #[test]
 fn numbers_are_written_as_prometheus_reads_them() {
     let cases = [
@@ -375,7 +524,9 @@ fn numbers_are_written_as_prometheus_reads_them() {
         (f64::NEG_INFINITY, "-Inf"),
     ];
     for (number, text) in cases {
-        assert_eq!(float(number), text);
+        let mut out = String::new();
+        put_float(&mut out, number);
+        assert_eq!(out, text);
     }
 }
 

@@ -1,12 +1,18 @@
-//! CPUs: where their time goes, how fast they run, whether heat slows them down.
+//! CPUs: where their time goes, how fast they run, whether heat slows them down, how long tasks wait for them.
 //!
 //! `/proc/stat` begins with a line for the whole machine and one for each logical CPU: time since boot in each of ten
 //! modes, in clock ticks (hundredths of a second, nearly everywhere). The machine's line is sampled at every tick. The
-//! lines of single CPUs are 192 rows on a large host, so they come less often, and with them frequency and throttling,
-//! which are a file each below `/sys/devices/system/cpu`.
+//! lines of single CPUs are 192 rows on a large host, so they come less often, and with them what else there is of each
+//! CPU: frequency and throttling, which are a file each below `/sys/devices/system/cpu`, the scheduler's own account in
+//! `/proc/schedstat`, and the packets it took from network cards in `/proc/net/softnet_stat`.
 //!
-//! Where a CPU sits (core, socket, NUMA node) is read once. Idle states and the governor's name are left out: nobody
-//! asked for them yet.
+//! `schedstat` is long on a large host, and its lines on scheduling domains, the greater part of it, are passed over.
+//! `softnet_stat` has hexadecimal numbers of 32 bits without names, in a line for each CPU that is switched on; since
+//! Linux 5.10 the 13th number says which, before that only the order does.
+//!
+//! The kernel counts throttling by core and by package, and shows it at each of their CPUs. Where a CPU sits (core,
+//! socket, NUMA node) is read once, the limits of its frequency every minute. Idle states and the governor's name are
+//! left out: nobody asked for them yet.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -16,11 +22,12 @@ use std::time::Duration;
 use nodescope_model::rows::{Row, Rows};
 
 use super::in_seconds;
+use super::stat::{MODES, StatReader, Ticks};
 use crate::host_root::{FileReader, HostRoot, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
-/// The modes in the order of `/proc/stat`.
-const MODES: [&str; 10] = [
+/// Columns in the order of `/proc/stat`.
+const MODE_COLUMNS: [&str; MODES] = [
     "user_seconds",
     "nice_seconds",
     "system_seconds",
@@ -33,24 +40,54 @@ const MODES: [&str; 10] = [
     "guest_nice_seconds",
 ];
 
+/// Columns and the place of their number in a line of `softnet_stat`.
+const SOFTNET: [(&str, usize); 7] = [
+    ("softnet_processed", 0),
+    ("softnet_dropped", 1),
+    ("softnet_times_squeezed", 2),
+    ("softnet_collisions", 8),
+    ("softnet_received_rps", 9),
+    ("softnet_flow_limits", 10),
+    ("softnet_backlog", 11),
+];
+
+/// The place of the CPU's number.
+const SOFTNET_CPU: usize = 12;
+
+/// How often the limits of the frequency are read: somebody has to set them.
+const LIMITS_EVERY: Duration = Duration::from_secs(60);
+
+const NANOS: u64 = 1_000_000_000;
+
 /// Fills the table `cpu`.
 pub struct CpuProbe {
     root: HostRoot,
-    stat: FileReader,
+    stat: StatReader,
+    schedstat: FileReader,
+    softnet: FileReader,
     ticks_per_second: u64,
-    per_cpu_every: Duration,
     cpus: BTreeMap<u32, Cpu>,
+    sched: Vec<(u32, Sched)>,
+    packets: Vec<(u32, Softnet)>,
 }
 
 impl CpuProbe {
     /// Reads nothing yet.
     pub fn new(options: &ProbeOptions) -> Self {
+        Self::with(options, StatReader::new(options))
+    }
+
+    /// The same, with a reader of `/proc/stat` that others use too.
+    pub fn with(options: &ProbeOptions, stat: StatReader) -> Self {
         Self {
             root: options.root.clone(),
-            stat: FileReader::new(options.root.proc("stat")),
+            stat,
+            schedstat: FileReader::new(options.root.proc("schedstat")),
+            softnet: FileReader::new(options.root.proc("net/softnet_stat")),
             ticks_per_second: rustix::param::clock_ticks_per_second(),
-            per_cpu_every: options.per_cpu_every,
             cpus: BTreeMap::new(),
+            sched: Vec::new(),
+            packets: Vec::new(),
         }
     }
 }
@@ -61,54 +98,72 @@ impl Probe for CpuProbe {
     }
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
-        let text = self.stat.read()?;
-        let mut lines = text.lines().map_while(parse_cpu);
-        match lines.next() {
-            Some((Which::All, ticks)) => {
-                let mut row = rows.begin();
-                row.text("cpu", "all");
-                set_modes(&mut row, &ticks, self.ticks_per_second);
-            }
-            _ => {
-                let path = self.stat.path().display().to_string();
-                return Err(ProbeError::Malformed { path, what: "a first line `cpu` with numbers" });
-            }
+        let wants_cpus = self.stat.wants_cpus(tick);
+        let (all, times) =
+            self.stat.at(tick, |stat| (stat.all, if wants_cpus { stat.cpus.clone() } else { Vec::new() }))?;
+        if let Some(ticks) = all {
+            let mut row = rows.begin();
+            row.text("cpu", "all");
+            set_modes(&mut row, &ticks, self.ticks_per_second);
         }
-        if !tick.is_due(self.per_cpu_every) {
+        if !wants_cpus {
             return Ok(());
         }
+        parse_schedstat(self.schedstat.read_if_there().unwrap_or_default(), &mut self.sched);
+        parse_softnet(self.softnet.read_if_there().unwrap_or_default(), &mut self.packets);
+        let limits_are_due = tick.is_due(LIMITS_EVERY);
         let mut nodes = None;
-        for (which, ticks) in lines {
-            let Which::One(number) = which else { continue };
+        let mut packages = BTreeMap::new();
+        for (number, ticks) in times {
             let cpu = self.cpus.entry(number).or_insert_with(|| {
                 let nodes = nodes.get_or_insert_with(|| numa_nodes(&self.root));
                 Cpu::find(&self.root, number, nodes)
             });
+            if limits_are_due {
+                cpu.read_limits();
+            }
             let mut row = rows.begin();
             row.text("cpu", cpu.name.as_str());
             set_modes(&mut row, &ticks, self.ticks_per_second);
-            cpu.fill(&mut row);
+            cpu.fill(&mut row, &mut packages);
+            if let Some(sched) = of(&self.sched, number) {
+                row.float("sched_running_seconds", in_seconds(sched.running_nanos, NANOS))
+                    .float("sched_waiting_seconds", in_seconds(sched.waiting_nanos, NANOS))
+                    .count("sched_timeslices", sched.timeslices);
+            }
+            if let Some(counts) = of(&self.packets, number) {
+                for ((column, _), count) in SOFTNET.iter().zip(counts) {
+                    row.int(column, count.map(i64::from));
+                }
+            }
         }
         Ok(())
     }
 }
 
+/// What a list that is in order of CPU says of this one.
+fn of<T>(list: &[(u32, T)], number: u32) -> Option<&T> {
+    let at = list.binary_search_by_key(&number, |(cpu, _)| *cpu).ok()?;
+    list.get(at).map(|(_, of)| of)
+}
+
 fn set_modes(row: &mut Row<'_>, ticks: &Ticks, ticks_per_second: u64) {
-    for (mode, ticks) in MODES.iter().zip(ticks) {
+    for (mode, ticks) in MODE_COLUMNS.iter().zip(ticks) {
         row.float(mode, ticks.map(|t| in_seconds(t, ticks_per_second)));
     }
 }
 
-/// What is known of one logical CPU beside its times. The paths are kept because joining them anew, five for each of
-/// 192 CPUs, costs more than reading.
+/// What is known of one logical CPU beside its times. The paths are kept because joining them anew, three for each
+/// of 192 CPUs, costs more than reading.
 struct Cpu {
     name: String,
     core: Option<u64>,
     package: Option<u64>,
     numa_node: Option<u64>,
+    directory: PathBuf,
     frequency: PathBuf,
-    frequency_min: PathBuf,
-    frequency_max: PathBuf,
+    frequency_min: Option<u64>,
+    frequency_max: Option<u64>,
     core_throttles: PathBuf,
     package_throttles: PathBuf,
 }
@@ -116,28 +171,41 @@ struct Cpu {
 impl Cpu {
     fn find(root: &HostRoot, number: u32, nodes: &[NumaNode]) -> Self {
         let directory = root.sys(format!("devices/system/cpu/cpu{number}"));
-        Self {
+        let mut cpu = Self {
             name: number.to_string(),
             core: read_u64(&directory.join("topology/core_id")),
             package: read_u64(&directory.join("topology/physical_package_id")),
             numa_node: nodes.iter().find(|n| n.cpus.iter().any(|r| r.contains(&number))).map(|n| n.number),
             frequency: directory.join("cpufreq/scaling_cur_freq"),
-            frequency_min: directory.join("cpufreq/scaling_min_freq"),
-            frequency_max: directory.join("cpufreq/scaling_max_freq"),
+            frequency_min: None,
+            frequency_max: None,
             core_throttles: directory.join("thermal_throttle/core_throttle_count"),
             package_throttles: directory.join("thermal_throttle/package_throttle_count"),
-        }
+            directory,
+        };
+        cpu.read_limits();
+        cpu
     }
 
-    fn fill(&self, row: &mut Row<'_>) {
+    fn read_limits(&mut self) {
+        self.frequency_min = read_kilohertz(&self.directory.join("cpufreq/scaling_min_freq"));
+        self.frequency_max = read_kilohertz(&self.directory.join("cpufreq/scaling_max_freq"));
+    }
+
+    /// `packages` is what has been read of them at this tick: a package is the same to all its CPUs.
+    fn fill(&self, row: &mut Row<'_>, packages: &mut BTreeMap<u64, Option<u64>>) {
+        let package_throttles = match self.package {
+            Some(package) => *packages.entry(package).or_insert_with(|| read_u64(&self.package_throttles)),
+            None => read_u64(&self.package_throttles),
+        };
         row.count("core_id", self.core)
             .count("package_id", self.package)
             .count("numa_node", self.numa_node)
             .count("frequency_hertz", read_kilohertz(&self.frequency))
-            .count("frequency_min_hertz", read_kilohertz(&self.frequency_min))
-            .count("frequency_max_hertz", read_kilohertz(&self.frequency_max))
+            .count("frequency_min_hertz", self.frequency_min)
+            .count("frequency_max_hertz", self.frequency_max)
             .count("core_throttles", read_u64(&self.core_throttles))
-            .count("package_throttles", read_u64(&self.package_throttles));
+            .count("package_throttles", package_throttles);
     }
 }
 
@@ -173,22 +241,53 @@ fn parse_cpu_list(text: &str) -> Vec<RangeInclusive<u32>> {
         .collect()
 }
 
-/// Clock ticks in each of [`MODES`]. Old kernels know fewer modes.
-type Ticks = [Option<u64>; MODES.len()];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
-    All,
-    One(u32),
+/// The scheduler's account of one CPU.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Sched {
+    running_nanos: u64,
+    waiting_nanos: u64,
+    timeslices: u64,
 }
 
-/// One line of `/proc/stat`, if it is one of the CPU lines, which come first.
-fn parse_cpu(line: &str) -> Option<(Which, Ticks)> {
-    let (name, rest) = line.strip_prefix("cpu")?.split_once(' ')?;
-    let which = if name.is_empty() { Which::All } else { Which::One(name.parse().ok()?) };
-    let mut numbers = rest.split_ascii_whitespace();
-    let ticks: Ticks = std::array::from_fn(|_| numbers.next().and_then(|n| n.parse().ok()));
-    ticks[0].map(|_| (which, ticks))
+/// The last three numbers of each `cpuN` line, in order of CPU.
+fn parse_schedstat(text: &str, sched: &mut Vec<(u32, Sched)>) {
+    sched.clear();
+    for line in text.lines() {
+        let Some((number, rest)) = line.strip_prefix("cpu").and_then(|line| line.split_once(' ')) else { continue };
+        let mut numbers = rest.split_ascii_whitespace().skip(6).map_while(|n| n.parse::<u64>().ok());
+        let (Ok(number), Some(running_nanos), Some(waiting_nanos), Some(timeslices)) =
+            (number.parse(), numbers.next(), numbers.next(), numbers.next())
+        else {
+            continue;
+        };
+        sched.push((number, Sched { running_nanos, waiting_nanos, timeslices }));
+    }
+    sched.sort_by_key(|(number, _)| *number);
+}
+
+/// Numbers in the order of [`SOFTNET`].
+type Softnet = [Option<u32>; SOFTNET.len()];
+
+/// A line for each CPU, in order of CPU.
+fn parse_softnet(text: &str, packets: &mut Vec<(u32, Softnet)>) {
+    packets.clear();
+    for (line_number, line) in (0..).zip(text.lines()) {
+        let mut counts = Softnet::default();
+        let mut number = line_number;
+        for (place, word) in line.split_ascii_whitespace().enumerate() {
+            let Ok(value) = u32::from_str_radix(word, 16) else { continue };
+            if place == SOFTNET_CPU {
+                number = value;
+            }
+            for (count, (_, wanted)) in counts.iter_mut().zip(SOFTNET) {
+                if place == wanted {
+                    *count = Some(value);
+                }
+            }
+        }
+        packets.push((number, counts));
+    }
+    packets.sort_by_key(|(number, _)| *number);
 }
 
 #[cfg(test)]
@@ -196,7 +295,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::probes::testing::{FIRST_TICK, fixture_options, floats, garbage, ints, sample_at, sample_once, texts};
+    use crate::probes::testing::{
+        FIRST_TICK, assert_sources, fixture_options, floats, garbage, ints, sample_at, sample_once, texts,
+    };
 
     fn probe() -> CpuProbe {
         CpuProbe { ticks_per_second: 100, ..CpuProbe::new(&fixture_options()) }
@@ -224,7 +325,11 @@ mod tests {
         assert_eq!(ints(&batch, "frequency_min_hertz")[1], Some(800_000_000));
         assert_eq!(ints(&batch, "frequency_max_hertz")[1], Some(3_900_000_000));
         assert_eq!(ints(&batch, "core_throttles"), [None, Some(12), Some(0), Some(7), None]);
-        assert_eq!(ints(&batch, "package_throttles"), [None, Some(19), Some(19), Some(8), None]);
+        assert_eq!(
+            ints(&batch, "package_throttles"),
+            [None, Some(19), Some(19), Some(8), Some(8)],
+            "a package is the same to all its CPUs"
+        );
     }
 
     #[test]
@@ -236,14 +341,36 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_knows_fewer_modes() {
-        let (which, ticks) = parse_cpu("cpu3 1 2 3 4 5 6 7").unwrap();
-        assert_eq!(which, Which::One(3));
-        assert_eq!(ticks[6..], [Some(7), None, None, None]);
-        assert_eq!(parse_cpu("cpu  9 8").unwrap().0, Which::All);
-        for line in ["", "cpu", "cpu ", "cpufreq 1 2", "intr 1 2", "cpu0 x", "cpu-1 5"] {
-            assert_eq!(parse_cpu(line), None, "{line:?}");
-        }
+    fn what_the_scheduler_and_the_network_say_of_each_cpu() {
+        let batch = sample_once(&mut probe());
+        assert_eq!(floats(&batch, "sched_running_seconds"), [None, Some(1.0), Some(2.0), Some(3.0), Some(4.0)]);
+        assert_eq!(floats(&batch, "sched_waiting_seconds")[1..3], [Some(0.1), Some(0.4)]);
+        assert_eq!(ints(&batch, "sched_timeslices")[3..], [Some(350_000), Some(400_000)]);
+        assert_eq!(ints(&batch, "softnet_processed"), [None, Some(0x0100_0000), Some(0x20), Some(0x300), Some(0x4000)]);
+        assert_eq!(ints(&batch, "softnet_dropped")[1..], [Some(1), Some(0), Some(4), Some(0)]);
+        assert_eq!(ints(&batch, "softnet_times_squeezed")[1..3], [Some(15), Some(16)]);
+        assert_eq!(ints(&batch, "softnet_backlog")[1..3], [Some(3), Some(0)]);
+        let numbered: Vec<_> = SOFTNET.iter().map(|(column, at)| (*column, format!("number {}", at + 1))).collect();
+        assert_sources("cpu", numbered.iter().map(|(column, number)| (*column, number.as_str())));
+    }
+
+    #[test]
+    fn lines_belong_to_the_cpus_they_name() {
+        let mut sched = Vec::new();
+        parse_schedstat(
+            "version 15\ncpu2 0 0 0 0 0 0 5 6 7\ndomain0 f 1\ncpu0 0 0\ncpu1 0 0 0 0 0 0 1 2 3\n",
+            &mut sched,
+        );
+        assert_eq!(sched.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(of(&sched, 2), Some(&Sched { running_nanos: 5, waiting_nanos: 6, timeslices: 7 }));
+        assert_eq!(of(&sched, 0), None);
+        let mut packets = Vec::new();
+        // CPU 1 is switched off.
+        parse_softnet("a 0 0 0 0 0 0 0 0 0 0 0 0\nb 0 0 0 0 0 0 0 0 0 0 0 2\n", &mut packets);
+        assert_eq!(of(&packets, 2).map(|counts| counts[0]), Some(Some(11)));
+        assert_eq!(of(&packets, 1), None);
+        parse_softnet("a 1\nffffffff x 3\n", &mut packets);
+        assert_eq!(of(&packets, 1), Some(&[Some(u32::MAX), None, Some(3), None, None, None, None]));
     }
 
     #[test]
@@ -269,10 +396,9 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_is_survived(text in garbage()) {
-            for line in text.lines() {
-                parse_cpu(line);
-            }
-            parse_cpu(&format!("cpu {text}"));
+            parse_schedstat(&text, &mut Vec::new());
+            parse_schedstat(&format!("cpu0 {text}"), &mut Vec::new());
+            parse_softnet(&text, &mut Vec::new());
             parse_cpu_list(&text);
         }
     }

@@ -52,14 +52,18 @@ impl Probe for DiskProbe {
         if tick.is_due(DESCRIBE_EVERY) {
             self.devices.clear();
         }
-        for (name, numbers) in self.diskstats.read()?.lines().filter_map(parse_line) {
+        for Line { major, minor, name, numbers } in self.diskstats.read()?.lines().filter_map(parse_line) {
             if is_unused(name, &numbers) {
                 continue;
             }
-            let device = self.devices.entry(name.to_owned()).or_insert_with(|| Device::find(&self.root, name));
+            // Looked up first: a name that is known costs no allocation.
+            if !self.devices.contains_key(name) {
+                self.devices.insert(name.to_owned(), Device::find(&self.root, name));
+            }
+            let Some(device) = self.devices.get(name) else { continue };
             if device.whole {
                 let mut row = rows.begin();
-                row.text("device", name);
+                row.text("device", name).int("major", i64::from(major)).int("minor", i64::from(minor));
                 device.fill(&mut row);
                 fill_numbers(&mut row, &numbers);
             }
@@ -73,7 +77,10 @@ struct Device {
     whole: bool,
     model: Option<String>,
     serial: Option<String>,
+    revision: Option<String>,
+    wwn: Option<String>,
     mapped_name: Option<String>,
+    mapped_uuid: Option<String>,
     rotational: Option<bool>,
     size_bytes: Option<u64>,
 }
@@ -87,7 +94,10 @@ impl Device {
             whole: own.is_dir() || !all.is_dir(),
             model: read_text(&own.join("device/model")),
             serial: find_serial(&own),
+            revision: read_text(&own.join("device/rev")).or_else(|| read_text(&own.join("device/firmware_rev"))),
+            wwn: read_text(&own.join("wwid")).or_else(|| read_text(&own.join("device/wwid"))),
             mapped_name: read_text(&own.join("dm/name")),
+            mapped_uuid: read_text(&own.join("dm/uuid")),
             rotational: read_bool(&own.join("queue/rotational")),
             size_bytes: read_u64(&own.join("size")).and_then(|sectors| sectors.checked_mul(SECTOR)),
         }
@@ -96,7 +106,10 @@ impl Device {
     fn fill(&self, row: &mut Row<'_>) {
         row.text("model", self.model.as_deref())
             .text("serial", self.serial.as_deref())
+            .text("revision", self.revision.as_deref())
+            .text("wwn", self.wwn.as_deref())
             .text("mapped_name", self.mapped_name.as_deref())
+            .text("mapped_uuid", self.mapped_uuid.as_deref())
             .bool("rotational", self.rotational)
             .count("size_bytes", self.size_bytes);
     }
@@ -122,13 +135,18 @@ fn parse_vpd_page_80(page: &[u8]) -> Option<String> {
 type Numbers = [Option<u64>; 17];
 
 /// `259 0 nvme0n1 1 2 3 …`: two numbers of the device, its name, its counts.
-fn parse_line(line: &str) -> Option<(&str, Numbers)> {
+struct Line<'t> {
+    major: u32,
+    minor: u32,
+    name: &'t str,
+    numbers: Numbers,
+}
+
+fn parse_line(line: &str) -> Option<Line<'_>> {
     let mut words = line.split_ascii_whitespace();
-    let (major, minor, name) = (words.next()?, words.next()?, words.next()?);
-    if major.parse::<u32>().is_err() || minor.parse::<u32>().is_err() {
-        return None;
-    }
-    Some((name, std::array::from_fn(|_| words.next().and_then(|w| w.parse().ok()))))
+    let (major, minor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let name = words.next()?;
+    Some(Line { major, minor, name, numbers: std::array::from_fn(|_| words.next().and_then(|w| w.parse().ok())) })
 }
 
 /// Kernels make a row of these in advance.
@@ -192,6 +210,8 @@ mod tests {
         assert_eq!(texts(&batch, "device"), [Some("nvme0n1"), Some("sda"), Some("loop1"), Some("dm-0")]);
         assert_eq!(texts(&batch, "model"), [Some("SAMSUNG MZQL23T8HCLS-00A07"), Some("HGST HUS726T4TAL"), None, None]);
         assert_eq!(texts(&batch, "serial"), [Some("S64HNE0R501234"), Some("V8G6X4RL"), None, None]);
+        assert_eq!(ints(&batch, "major")[..2], [Some(259), Some(8)]);
+        assert_eq!(ints(&batch, "minor")[..2], [Some(0), Some(0)]);
         assert_eq!(texts(&batch, "mapped_name"), [None, None, None, Some("vg0-data")]);
         assert_eq!(bools(&batch, "rotational"), [Some(false), Some(true), None, Some(false)]);
         assert_eq!(
@@ -270,7 +290,7 @@ mod tests {
         #[test]
         fn garbage_is_survived(text in garbage(), page in proptest::collection::vec(any::<u8>(), 0..64)) {
             for line in text.lines() {
-                if let Some((name, numbers)) = parse_line(line) {
+                if let Some(Line { name, numbers, .. }) = parse_line(line) {
                     is_unused(name, &numbers);
                 }
             }

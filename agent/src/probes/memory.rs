@@ -68,6 +68,7 @@ const MEMINFO: &[(&str, &str)] = &[
     ("direct_map_4k_bytes", "DirectMap4k"),
     ("direct_map_2m_bytes", "DirectMap2M"),
     ("direct_map_1g_bytes", "DirectMap1G"),
+    ("balloon_bytes", "Balloon"),
 ];
 
 /// Columns and the lines of `/proc/vmstat` they come from.

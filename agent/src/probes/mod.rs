@@ -26,19 +26,21 @@ pub mod protocol;
 pub mod rdma;
 pub mod sensor;
 pub mod service;
+pub mod stat;
 pub mod system;
 
 use crate::probe::{Probe, ProbeOptions};
 
 /// All probes there are, in the order their tables are documented.
 pub fn all(options: &ProbeOptions) -> Vec<Box<dyn Probe>> {
+    let stat = stat::StatReader::new(options);
     vec![
         Box::new(host::HostProbe::new(options)),
-        Box::new(cpu::CpuProbe::new(options)),
+        Box::new(cpu::CpuProbe::with(options, stat.clone())),
         Box::new(memory::MemoryProbe::new(options)),
         Box::new(numa::NumaProbe::new(&options.root, options.numa.clone())),
         Box::new(edac::EdacProbe::new(&options.root, options.edac.clone())),
-        Box::new(system::SystemProbe::new(options)),
+        Box::new(system::SystemProbe::with(options, stat)),
         Box::new(disk::DiskProbe::new(options)),
         Box::new(filesystem::FilesystemProbe::new(options)),
         Box::new(interface::InterfaceProbe::new(options)),

@@ -4,16 +4,23 @@
 //! then values; `snmp6` one line for a value; `sockstat` one line for a protocol with names and values alternating.
 //! All three become the same thing here, a [`Reading`], and lists say which readings fill which columns.
 //!
-//! `softnet_stat` and `stat/nf_conntrack` are tables in hexadecimal with a line for each CPU, which we add up. Their
-//! counts are 32 bits wide and wrap on a busy host within minutes; adding them in 32 bits keeps the sum a counter that
+//! `softnet_stat` and `stat/nf_conntrack` are tables in hexadecimal with a line for each CPU, which we add up (the table
+//! `cpu` has packets by CPU). Their counts are 32 bits wide and wrap on a busy host within minutes; adding them in 32 bits keeps the sum a counter that
 //! wraps the same way, which looks like a reset and does no harm, where a wider sum would take a leap backwards from
 //! far up.
 //!
-//! TCP sockets by state are left out: `/proc/net/tcp` costs a busy host dearly, and netlink is the way to ask.
+//! TCP sockets by state come over netlink (`sock_diag(7)`), for reading `/proc/net/tcp` costs a busy host dearly. A
+//! socket is a message of about a hundred bytes. Nearly all of them are open or in `TIME_WAIT`, and of those the kernel
+//! keeps counts anyway; so beyond [`ALL_SOCKETS`] only the others are asked for, and the bytes in queues, which only each
+//! socket knows, are NULL. Kernels without the module `tcp_diag`, which an agent without privileges cannot load, leave
+//! all of them NULL.
+
+use std::time::Duration;
 
 use nodescope_model::rows::{Row, Rows};
 
 use crate::host_root::{FileReader, HostRoot};
+use crate::netlink::{Netlink, NetlinkProtocol, u8_at, u32_at};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
 /// Column, protocol, name of the value.
@@ -135,6 +142,35 @@ const CONNTRACK: &[(&str, &str)] = &[
     ("conntrack_search_restart", "search_restart"),
 ];
 
+/// Columns of TCP states, from number 1 up.
+const TCP_STATES: [&str; 11] = [
+    "tcp_state_established",
+    "tcp_state_syn_sent",
+    "tcp_state_syn_recv",
+    "tcp_state_fin_wait1",
+    "tcp_state_fin_wait2",
+    "tcp_state_time_wait",
+    "tcp_state_close",
+    "tcp_state_close_wait",
+    "tcp_state_last_ack",
+    "tcp_state_listen",
+    "tcp_state_closing",
+];
+
+const ESTABLISHED: usize = 1;
+const TIME_WAIT: usize = 6;
+const CLOSE_WAIT: usize = 8;
+const LISTEN: usize = 10;
+
+/// So many TCP sockets are asked one by one.
+const ALL_SOCKETS: u64 = 20_000;
+
+/// A kernel that has refused is asked again so often.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
+
+/// Neighbours on more interfaces than this are counted in the sum alone.
+const MAX_ARP_INTERFACES: usize = 256;
+
 /// Fills the table `protocol`.
 pub struct ProtocolProbe {
     snmp: FileReader,
@@ -147,7 +183,11 @@ pub struct ProtocolProbe {
     conntrack_count: FileReader,
     conntrack_max: FileReader,
     arp: FileReader,
+    udp: FileReader,
+    udp6: FileReader,
     page_size: u64,
+    root: HostRoot,
+    tcp: Tcp,
 }
 
 impl ProtocolProbe {
@@ -166,7 +206,11 @@ impl ProtocolProbe {
             conntrack_count: open(root, "sys/net/netfilter/nf_conntrack_count"),
             conntrack_max: open(root, "sys/net/netfilter/nf_conntrack_max"),
             arp: open(root, "net/arp"),
+            udp: open(root, "net/udp"),
+            udp6: open(root, "net/udp6"),
             page_size: rustix::param::page_size() as u64,
+            root: root.clone(),
+            tcp: Tcp::default(),
         }
     }
 }
@@ -176,8 +220,9 @@ impl Probe for ProtocolProbe {
         "protocol"
     }
 
-    fn sample(&mut self, _tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
+    fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         let snmp = self.snmp.read()?;
+        let open_or_half_closed = find(&[("", "Tcp", "CurrEstab")], parse_pairs(snmp))[0];
         let mut row = rows.begin();
         fill(&mut row, SNMP, parse_pairs(snmp));
         fill(&mut row, NETSTAT, parse_pairs(self.netstat.read_if_there().unwrap_or_default()));
@@ -188,7 +233,13 @@ impl Probe for ProtocolProbe {
             let pages = find(&[(column, protocol, "mem")], parse_sockstat(sockstat))[0];
             row.count(column, pages.and_then(|p| p.checked_mul(self.page_size)));
         }
-        fill(&mut row, SOCKSTAT6, parse_sockstat(self.sockstat6.read_if_there().unwrap_or_default()));
+        let sockstat6 = self.sockstat6.read_if_there().unwrap_or_default();
+        fill(&mut row, SOCKSTAT6, parse_sockstat(sockstat6));
+        let [in_use, time_wait] =
+            [("", "TCP", "inuse"), ("", "TCP", "tw")].map(|w| find(&[w], parse_sockstat(sockstat))[0]);
+        let in_use_6 = find(&[("", "TCP6", "inuse")], parse_sockstat(sockstat6))[0];
+        let sockets = [in_use, in_use_6, time_wait].into_iter().flatten().fold(0, u64::saturating_add);
+        let known = Known { sockets, open_or_half_closed, time_wait };
 
         let softnet = self.softnet.read_if_there().unwrap_or_default();
         let positions: Vec<_> = SOFTNET.iter().map(|(_, at)| Some(*at)).collect();
@@ -201,7 +252,22 @@ impl Probe for ProtocolProbe {
         }
         row.count("conntrack_entries", self.conntrack_count.number());
         row.count("conntrack_entries_max", self.conntrack_max.number());
-        row.count("arp_entries", self.arp.read_if_there().map(parse_arp));
+        if let Some(arp) = self.arp.read_if_there() {
+            let neighbours = parse_arp(arp);
+            row.count("arp_entries", neighbours.all);
+            row.int_map("arp_entries_by_interface", neighbours.by_interface);
+        }
+        for (file, receive, send) in [
+            (&mut self.udp, "udp_receive_queue_bytes", "udp_send_queue_bytes"),
+            (&mut self.udp6, "udp6_receive_queue_bytes", "udp6_send_queue_bytes"),
+        ] {
+            if let Some(queues) = file.read_if_there().map(parse_udp) {
+                row.count(receive, queues.receive_bytes).count(send, queues.send_bytes);
+            }
+        }
+        if let Some(states) = self.tcp.count(tick, &self.root, &known) {
+            states.fill(&mut row);
+        }
         Ok(())
     }
 }
@@ -274,9 +340,154 @@ fn sum_hexadecimal<'t>(lines: impl Iterator<Item = &'t str>, positions: &[Option
     sums
 }
 
-/// `/proc/net/arp`: a heading, then a line for each neighbour.
-fn parse_arp(text: &str) -> u64 {
-    text.lines().skip(1).filter(|line| !line.trim().is_empty()).count() as u64
+/// What the ARP table holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Neighbours<'t> {
+    all: u64,
+    by_interface: Vec<(&'t str, i64)>,
+}
+
+/// `/proc/net/arp`: a heading, then a line for each neighbour, which ends with its interface.
+fn parse_arp(text: &str) -> Neighbours<'_> {
+    let mut neighbours = Neighbours::default();
+    for line in text.lines().skip(1) {
+        let Some(interface) = line.split_ascii_whitespace().last() else { continue };
+        neighbours.all += 1;
+        // Neighbours on one interface mostly follow one another.
+        let by_interface = &mut neighbours.by_interface;
+        match by_interface.iter().rposition(|(known, _)| *known == interface) {
+            Some(at) => by_interface[at].1 += 1,
+            None if by_interface.len() < MAX_ARP_INTERFACES => by_interface.push((interface, 1)),
+            None => {}
+        }
+    }
+    neighbours
+}
+
+/// What waits in the queues of all UDP sockets.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct UdpQueues {
+    receive_bytes: u64,
+    send_bytes: u64,
+}
+
+/// `/proc/net/udp`: a heading, then a line for each socket, of which the fifth word is `send:receive` in hexadecimal.
+fn parse_udp(text: &str) -> UdpQueues {
+    let mut queues = UdpQueues::default();
+    for line in text.lines().skip(1) {
+        let Some((send, receive)) = line.split_ascii_whitespace().nth(4).and_then(|word| word.split_once(':')) else {
+            continue;
+        };
+        let bytes = |hexadecimal: &str| u64::from_str_radix(hexadecimal, 16).unwrap_or(0);
+        queues.send_bytes = queues.send_bytes.saturating_add(bytes(send));
+        queues.receive_bytes = queues.receive_bytes.saturating_add(bytes(receive));
+    }
+    queues
+}
+
+/// What is known of TCP sockets without asking them.
+#[derive(Debug, Default)]
+struct Known {
+    sockets: u64,
+    open_or_half_closed: Option<u64>,
+    time_wait: Option<u64>,
+}
+
+/// Asks the kernel for TCP sockets.
+#[derive(Default)]
+struct Tcp {
+    netlink: Option<Netlink>,
+    has_refused: bool,
+}
+
+impl Tcp {
+    /// How many there are in each state. `None` where this kernel does not say, or another one is looked at.
+    fn count(&mut self, tick: &Tick, root: &HostRoot, known: &Known) -> Option<TcpStates> {
+        if self.has_refused && !tick.is_due(REFUSED_EVERY) {
+            return None;
+        }
+        self.has_refused = true;
+        if self.netlink.is_none() {
+            let opened = root.is_this_machine().then(|| Netlink::open(NetlinkProtocol::SockDiag).ok()).flatten();
+            self.netlink = Some(opened?);
+        }
+        let netlink = self.netlink.as_mut()?;
+        let wants_all = known.sockets <= ALL_SOCKETS;
+        let mut states = TcpStates { receive_bytes: Some(0), send_bytes: Some(0), ..TcpStates::default() };
+        for family in [AF_INET, AF_INET6] {
+            let answered =
+                netlink.dump(SOCK_DIAG_BY_FAMILY, &tcp_request(family, wants_all), |_, body| states.add(body));
+            if answered.is_err() {
+                return None;
+            }
+        }
+        self.has_refused = false;
+        if !wants_all {
+            states.complete(known);
+        }
+        Some(states)
+    }
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+
+/// `struct inet_diag_req_v2`: family, protocol, extensions, padding, a bit for each state, and a socket's address, which
+/// is zero for all of them.
+fn tcp_request(family: u8, wants_all: bool) -> [u8; 56] {
+    let mut request = [0; 56];
+    let mut states: u32 = (1 << (TCP_STATES.len() + 1)) - 2;
+    if !wants_all {
+        states &= !(1 << ESTABLISHED | 1 << TIME_WAIT);
+    }
+    let [a, b, c, d] = states.to_ne_bytes();
+    for (byte, value) in request.iter_mut().zip([family, IPPROTO_TCP, 0, 0, a, b, c, d]) {
+        *byte = value;
+    }
+    request
+}
+
+/// Sockets by state, and what waits in their queues.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct TcpStates {
+    /// By the kernel's number.
+    sockets: [u64; TCP_STATES.len() + 1],
+    receive_bytes: Option<u64>,
+    send_bytes: Option<u64>,
+}
+
+impl TcpStates {
+    /// `struct inet_diag_msg`: family, state, timer, retransmissions, 48 bytes of address, expiry, both queues, …
+    fn add(&mut self, message: &[u8]) {
+        let Some(state) = u8_at(message, 1).map(usize::from) else { return };
+        if let Some(count) = self.sockets.get_mut(state).filter(|_| state > 0) {
+            *count += 1;
+        }
+        // A listening socket has connections in these places.
+        if state != LISTEN
+            && let (Some(receive), Some(send)) = (u32_at(message, 56), u32_at(message, 60))
+        {
+            self.receive_bytes = Some(self.receive_bytes.unwrap_or(0).saturating_add(receive.into()));
+            self.send_bytes = Some(self.send_bytes.unwrap_or(0).saturating_add(send.into()));
+        }
+    }
+
+    /// Puts in what was not asked for.
+    fn complete(&mut self, known: &Known) {
+        let half_closed = self.sockets[CLOSE_WAIT];
+        self.sockets[ESTABLISHED] = known.open_or_half_closed.unwrap_or(0).saturating_sub(half_closed);
+        self.sockets[TIME_WAIT] = known.time_wait.unwrap_or(0);
+        (self.receive_bytes, self.send_bytes) = (None, None);
+    }
+
+    fn fill(&self, row: &mut Row<'_>) {
+        for (column, count) in TCP_STATES.iter().zip(self.sockets.iter().skip(1)) {
+            row.count(column, *count);
+        }
+        row.count("tcp_receive_queue_bytes", self.receive_bytes).count("tcp_send_queue_bytes", self.send_bytes);
+    }
 }
 
 #[cfg(test)]
@@ -324,6 +535,11 @@ mod tests {
             ("conntrack_insert_failed", Some(4)),
             ("conntrack_drop", Some(2)),
             ("arp_entries", Some(3)),
+            ("udp_receive_queue_bytes", Some(0x300 + 0x1)),
+            ("udp_send_queue_bytes", Some(0x20)),
+            ("udp6_receive_queue_bytes", None),
+            // Another machine's kernel cannot be asked.
+            ("tcp_state_established", None),
         ];
         for (column, expected) in cases {
             assert_eq!(ints(&batch, column), [expected], "{column}");
@@ -337,6 +553,56 @@ mod tests {
         assert_sources("protocol", named.chain(CONNTRACK.iter().copied()));
         let numbered: Vec<_> = SOFTNET.iter().map(|(column, at)| (*column, format!("number {}", at + 1))).collect();
         assert_sources("protocol", numbered.iter().map(|(column, number)| (*column, number.as_str())));
+    }
+
+    #[test]
+    fn neighbours_are_counted_by_interface() {
+        let text =
+            "IP address HW type Flags HW address Mask Device\n1 2 3 4 * eth0\n1 2 3 4 * eth1\n\n1 2 3 4 * eth0\n";
+        let neighbours = Neighbours { all: 3, by_interface: vec![("eth0", 2), ("eth1", 1)] };
+        assert_eq!(parse_arp(text), neighbours);
+        assert_eq!(parse_arp(""), Neighbours::default());
+        let many: String = (0..300).map(|n| format!("\nx eth{n}")).collect();
+        assert_eq!((parse_arp(&many).all, parse_arp(&many).by_interface.len()), (300, MAX_ARP_INTERFACES));
+    }
+
+    fn socket(state: u8, receive: u32, send: u32) -> Vec<u8> {
+        let mut message = vec![0; 72];
+        message[1] = state;
+        message[56..60].copy_from_slice(&receive.to_ne_bytes());
+        message[60..64].copy_from_slice(&send.to_ne_bytes());
+        message
+    }
+
+    #[test]
+    fn sockets_are_counted_by_state() {
+        let mut states = TcpStates::default();
+        for message in [socket(1, 5, 7), socket(1, 1, 0), socket(8, 0, 0), socket(10, 128, 4096), socket(12, 0, 0)] {
+            states.add(&message);
+        }
+        states.add(&[]);
+        states.add(&[2, 7]);
+        assert_eq!((states.receive_bytes, states.send_bytes), (Some(6), Some(7)));
+        assert_eq!(states.sockets, [0, 2, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0]);
+        states.complete(&Known { sockets: 90_000, open_or_half_closed: Some(50_001), time_wait: Some(30_000) });
+        assert_eq!((states.sockets[1], states.sockets[6], states.sockets[8]), (50_000, 30_000, 1));
+        assert_eq!((states.receive_bytes, states.send_bytes), (None, None));
+        assert_eq!(tcp_request(AF_INET, true)[4..8], 0xffe_u32.to_ne_bytes());
+        assert_eq!(tcp_request(AF_INET6, false)[4..8], (0xffe_u32 - 2 - 64).to_ne_bytes());
+    }
+
+    #[test]
+    fn this_machine_is_asked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (root, tick) = (HostRoot::new("/"), Tick { ts_micros: 1_000_000, first: true });
+        // A kernel without the module answers nothing.
+        let Some(states) = Tcp::default().count(&tick, &root, &Known::default()) else { return };
+        assert!(states.sockets[LISTEN] >= 1 && states.sockets[ESTABLISHED] >= 2, "{states:?}");
+        let many = Known { sockets: ALL_SOCKETS + 1, open_or_half_closed: Some(100_000), time_wait: Some(7) };
+        let states = Tcp::default().count(&tick, &root, &many).unwrap();
+        assert!(states.sockets[LISTEN] >= 1 && states.sockets[ESTABLISHED] > 90_000, "{states:?}");
+        assert_eq!(states.sockets[TIME_WAIT], 7);
     }
 
     #[test]
@@ -364,6 +630,13 @@ mod tests {
             parse_conntrack(&text);
             parse_conntrack(&format!("found drop\n{text}"));
             parse_arp(&text);
+            parse_udp(&text);
+            parse_udp(&format!("\n1 2 3 4 {text}"));
+        }
+
+        #[test]
+        fn no_message_brings_it_down(message in prop::collection::vec(any::<u8>(), 0..100)) {
+            TcpStates::default().add(&message);
         }
     }
 }

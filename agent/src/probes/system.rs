@@ -1,22 +1,29 @@
-//! The kernel as a whole: load, tasks, interrupts, pressure, limits.
+//! The kernel as a whole: load, tasks, interrupts, pressure, limits, and its clock.
 //!
-//! These are numbers of which a host has one. Most come from `/proc/stat`, the rest from files of a line or two.
+//! These are numbers of which a host has one. Most come from `/proc/stat`, which `stat` reads for two tables, the rest
+//! from files of a line or two. Limits that an administrator sets, the time zone and the clock's source are looked up
+//! every minute and told in every row.
 //!
 //! Pressure says how long work waited for a resource: `some` counts time in which at least one task waited, `full`
 //! time in which every task that had work did. We take the running totals only. A query can average a total over any
 //! window, but nobody can un-average an average. `full` of the CPU is left out: for a whole machine it is always 0.
 //!
-//! `/proc/schedstat` is added up over the CPUs. Its lines on scheduling domains, the greater part of it, are passed
-//! over.
+//! The clock is asked with a call and belongs to the kernel, not to a namespace. The time zone is the agent's own, so it
+//! is told only where the agent's root is the host's.
 
-use nodescope_model::rows::Rows;
+use std::time::Duration;
+
+use nodescope_model::rows::{Row, Rows};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::in_seconds;
-use crate::host_root::{FileReader, first_word};
+use super::stat::{SOFTIRQS, StatReader};
+use crate::abi::clock;
+use crate::host_root::{FileReader, HostRoot, first_word, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
-/// The kinds of software interrupt in the order of `/proc/stat`, their total first.
-const SOFTIRQS: [&str; 11] = [
+/// Columns in the order of `/proc/stat`.
+const SOFTIRQ_COLUMNS: [&str; SOFTIRQS] = [
     "softirqs",
     "softirqs_hi",
     "softirqs_timer",
@@ -30,41 +37,69 @@ const SOFTIRQS: [&str; 11] = [
     "softirqs_rcu",
 ];
 
+/// How often it is looked up what hardly changes.
+const SETTLED_EVERY: Duration = Duration::from_secs(60);
+
 /// Fills the table `system`.
 pub struct SystemProbe {
-    stat: FileReader,
+    root: HostRoot,
+    stat: StatReader,
     loadavg: FileReader,
     uptime: FileReader,
-    schedstat: FileReader,
     pressure_cpu: FileReader,
     pressure_memory: FileReader,
     pressure_io: FileReader,
     pressure_irq: FileReader,
-    threads_max: FileReader,
-    pid_max: FileReader,
     file_nr: FileReader,
     entropy_available: FileReader,
-    entropy_pool_size: FileReader,
+    settled: Settled,
+}
+
+/// What hardly changes.
+#[derive(Debug, Default)]
+struct Settled {
+    threads_max: Option<u64>,
+    pid_max: Option<u64>,
+    entropy_pool_size: Option<u64>,
+    clock_source: Option<String>,
+    time_zone: Option<(String, i64)>,
+    is_this_machine: bool,
+}
+
+impl Settled {
+    fn read(root: &HostRoot, tick: &Tick) -> Self {
+        Self {
+            threads_max: read_u64(&root.proc("sys/kernel/threads-max")),
+            pid_max: read_u64(&root.proc("sys/kernel/pid_max")),
+            entropy_pool_size: read_u64(&root.proc("sys/kernel/random/poolsize")),
+            clock_source: read_text(&root.sys("devices/system/clocksource/clocksource0/current_clocksource")),
+            time_zone: root.is_real().then(|| clock::zone_at(tick.ts_micros.div_euclid(1_000_000))).flatten(),
+            is_this_machine: root.is_this_machine(),
+        }
+    }
 }
 
 impl SystemProbe {
     /// Reads nothing yet.
     pub fn new(options: &ProbeOptions) -> Self {
+        Self::with(options, StatReader::new(options))
+    }
+
+    /// The same, with a reader of `/proc/stat` that others use too.
+    pub fn with(options: &ProbeOptions, stat: StatReader) -> Self {
         let open = |file: &str| FileReader::new(options.root.proc(file));
         Self {
-            stat: open("stat"),
+            root: options.root.clone(),
+            stat,
             loadavg: open("loadavg"),
             uptime: open("uptime"),
-            schedstat: open("schedstat"),
             pressure_cpu: open("pressure/cpu"),
             pressure_memory: open("pressure/memory"),
             pressure_io: open("pressure/io"),
             pressure_irq: open("pressure/irq"),
-            threads_max: open("sys/kernel/threads-max"),
-            pid_max: open("sys/kernel/pid_max"),
             file_nr: open("sys/fs/file-nr"),
             entropy_available: open("sys/kernel/random/entropy_avail"),
-            entropy_pool_size: open("sys/kernel/random/poolsize"),
+            settled: Settled::default(),
         }
     }
 }
@@ -74,27 +109,38 @@ impl Probe for SystemProbe {
         "system"
     }
 
-    fn sample(&mut self, _tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
-        let stat = parse_stat(self.stat.read()?);
-        let mut row = rows.begin();
-        row.count("interrupts", stat.interrupts)
-            .count("context_switches", stat.context_switches)
-            .count("boot_time_seconds", stat.boot_time)
-            .count("forks", stat.forks)
-            .count("procs_running", stat.running)
-            .count("procs_blocked", stat.blocked);
-        for (column, count) in SOFTIRQS.iter().zip(stat.softirqs) {
-            row.count(column, count);
+    fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
+        if tick.is_due(SETTLED_EVERY) {
+            self.settled = Settled::read(&self.root, tick);
         }
+        let mut row = self.stat.at(tick, |stat| {
+            let mut row = rows.begin();
+            row.count("interrupts", stat.interrupts)
+                .count("context_switches", stat.context_switches)
+                .count("boot_time_seconds", stat.boot_time)
+                .count("forks", stat.forks)
+                .count("procs_running", stat.running)
+                .count("procs_blocked", stat.blocked);
+            for (column, count) in SOFTIRQ_COLUMNS.iter().zip(stat.softirqs) {
+                row.count(column, count);
+            }
+            row
+        })?;
 
         let load = self.loadavg.read_if_there().map(parse_loadavg).unwrap_or_default();
         row.float("load1", load.averages[0])
             .float("load5", load.averages[1])
             .float("load15", load.averages[2])
             .count("threads", load.threads)
-            .count("threads_max", self.threads_max.number())
-            .count("pid_max", self.pid_max.number())
-            .float("uptime_seconds", self.uptime.read_if_there().and_then(first_word::<f64>));
+            .count("threads_max", self.settled.threads_max)
+            .count("pid_max", self.settled.pid_max)
+            .float(
+                "uptime_seconds",
+                match self.settled.is_this_machine {
+                    true => Some(uptime_seconds()),
+                    false => self.uptime.read_if_there().and_then(first_word::<f64>),
+                },
+            );
 
         let pressure = |file: &mut FileReader| file.read_if_there().map(parse_pressure).unwrap_or_default();
         row.float("pressure_cpu_some_seconds", pressure(&mut self.pressure_cpu).some_seconds);
@@ -105,56 +151,45 @@ impl Probe for SystemProbe {
         row.float("pressure_io_some_seconds", io.some_seconds).float("pressure_io_full_seconds", io.full_seconds);
         row.float("pressure_irq_full_seconds", pressure(&mut self.pressure_irq).full_seconds);
 
-        let sched = self.schedstat.read_if_there().and_then(parse_schedstat);
-        row.float("sched_running_seconds", sched.map(|s| in_seconds(s.running_nanos, NANOS)))
-            .float("sched_waiting_seconds", sched.map(|s| in_seconds(s.waiting_nanos, NANOS)))
-            .count("sched_timeslices", sched.map(|s| s.timeslices));
-
         let [open, _, max] = self.file_nr.read_if_there().map(parse_file_nr).unwrap_or_default();
         row.count("file_descriptors", open)
             .count("file_descriptors_max", max)
             .count("entropy_available_bits", self.entropy_available.number())
-            .count("entropy_pool_size_bits", self.entropy_pool_size.number());
+            .count("entropy_pool_size_bits", self.settled.entropy_pool_size);
+        row.text("clock_source", self.settled.clock_source.as_deref());
+        if let Some((zone, offset)) = &self.settled.time_zone {
+            row.text("time_zone", zone.as_str()).int("time_zone_offset_seconds", *offset);
+        }
+        if self.settled.is_this_machine
+            && let Some(clock) = clock::read()
+        {
+            fill_clock(&mut row, &clock);
+        }
         Ok(())
     }
 }
 
-const NANOS: u64 = 1_000_000_000;
+/// Time since the kernel started, sleep included. The same as `/proc/uptime`, which adds up the idle time of every CPU
+/// for its second number each time it is read.
+#[allow(clippy::cast_precision_loss, reason = "2^53 seconds are enough")]
+fn uptime_seconds() -> f64 {
+    let since_boot = clock_gettime(ClockId::Boottime);
+    since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9
+}
+
+fn fill_clock(row: &mut Row<'_>, clock: &clock::Clock) {
+    row.bool("clock_synchronised", clock.is_synchronised)
+        .int("clock_status", clock.status)
+        .float("clock_offset_seconds", clock.offset_seconds)
+        .float("clock_max_error_seconds", clock.max_error_seconds)
+        .float("clock_estimated_error_seconds", clock.estimated_error_seconds)
+        .float("clock_frequency_adjustment_ratio", clock.frequency_ratio)
+        .int("clock_loop_time_constant", clock.loop_time_constant)
+        .float("clock_tick_seconds", clock.tick_seconds)
+        .int("clock_tai_offset_seconds", clock.tai_offset_seconds);
+}
+
 const MICROS: u64 = 1_000_000;
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Stat {
-    interrupts: Option<u64>,
-    context_switches: Option<u64>,
-    boot_time: Option<u64>,
-    forks: Option<u64>,
-    running: Option<u64>,
-    blocked: Option<u64>,
-    softirqs: [Option<u64>; SOFTIRQS.len()],
-}
-
-/// `/proc/stat` without its lines on CPUs. The line on interrupts has thousands of numbers on a large host; the first
-/// is their sum.
-fn parse_stat(text: &str) -> Stat {
-    let mut stat = Stat::default();
-    for line in text.lines() {
-        let Some((name, rest)) = line.split_once(' ') else { continue };
-        match name {
-            "intr" => stat.interrupts = first_word(rest),
-            "ctxt" => stat.context_switches = first_word(rest),
-            "btime" => stat.boot_time = first_word(rest),
-            "processes" => stat.forks = first_word(rest),
-            "procs_running" => stat.running = first_word(rest),
-            "procs_blocked" => stat.blocked = first_word(rest),
-            "softirq" => {
-                let mut numbers = rest.split_ascii_whitespace();
-                stat.softirqs = std::array::from_fn(|_| numbers.next().and_then(|n| n.parse().ok()));
-            }
-            _ => {}
-        }
-    }
-    stat
-}
 
 #[derive(Debug, Default, PartialEq)]
 struct Load {
@@ -193,31 +228,6 @@ fn parse_pressure(text: &str) -> Pressure {
     pressure
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Sched {
-    running_nanos: u64,
-    waiting_nanos: u64,
-    timeslices: u64,
-}
-
-/// The last three numbers of each `cpuN` line, added up. `None` where no line has them.
-fn parse_schedstat(text: &str) -> Option<Sched> {
-    let mut sum: Option<Sched> = None;
-    for line in text.lines().filter(|line| line.starts_with("cpu")) {
-        let mut numbers = line.split_ascii_whitespace().skip(7).map(str::parse::<u64>);
-        let (Some(Ok(running)), Some(Ok(waiting)), Some(Ok(timeslices))) =
-            (numbers.next(), numbers.next(), numbers.next())
-        else {
-            continue;
-        };
-        let sum = sum.get_or_insert_default();
-        sum.running_nanos = sum.running_nanos.saturating_add(running);
-        sum.waiting_nanos = sum.waiting_nanos.saturating_add(waiting);
-        sum.timeslices = sum.timeslices.saturating_add(timeslices);
-    }
-    sum
-}
-
 /// `1234 0 9223372036854775807`, with tabs: files open, files free (always 0), most there may be.
 fn parse_file_nr(text: &str) -> [Option<u64>; 3] {
     let mut words = text.split_ascii_whitespace();
@@ -229,7 +239,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::probes::testing::{fixture_options, floats, garbage, ints, sample_once};
+    use crate::probes::testing::{
+        FIRST_TICK, bools, fixture_options, floats, garbage, ints, sample_at, sample_once, texts,
+    };
 
     #[test]
     fn the_busy_host() {
@@ -249,7 +261,6 @@ mod tests {
             ("threads", Some(1_204)),
             ("threads_max", Some(4_121_958)),
             ("pid_max", Some(4_194_304)),
-            ("sched_timeslices", Some(1_000_010)),
             ("file_descriptors", Some(18_432)),
             ("file_descriptors_max", Some(i64::MAX)),
             ("entropy_available_bits", Some(256)),
@@ -269,20 +280,37 @@ mod tests {
             ("pressure_io_some_seconds", Some(97.5)),
             ("pressure_io_full_seconds", Some(60.0)),
             ("pressure_irq_full_seconds", None),
-            ("sched_running_seconds", Some(10.0)),
-            ("sched_waiting_seconds", Some(2.5)),
         ];
         for (column, expected) in levels {
             assert_eq!(floats(&batch, column), [expected], "{column}");
         }
+        assert_eq!(texts(&batch, "clock_source"), [Some("tsc")]);
+        // Another machine's kernel cannot be asked.
+        assert_eq!(floats(&batch, "clock_offset_seconds"), [None]);
+        assert_eq!(texts(&batch, "time_zone"), [None]);
+    }
+
+    #[test]
+    fn this_machine_has_a_clock() {
+        let options = ProbeOptions { root: HostRoot::new("/"), ..fixture_options() };
+        let batch = sample_once(&mut SystemProbe::new(&options));
+        assert!(bools(&batch, "clock_synchronised")[0].is_some());
+        assert!(floats(&batch, "clock_tick_seconds")[0].is_some_and(|tick| tick > 0.0));
+        assert!(ints(&batch, "time_zone_offset_seconds")[0].is_some());
+        let file: f64 = first_word(&std::fs::read_to_string("/proc/uptime").unwrap()).unwrap();
+        assert!(floats(&batch, "uptime_seconds")[0].is_some_and(|uptime| (file - uptime).abs() < 60.0));
+    }
+
+    #[test]
+    fn limits_are_told_between_the_minutes_too() {
+        let mut probe = SystemProbe::new(&fixture_options());
+        sample_once(&mut probe);
+        let tick = Tick { ts_micros: FIRST_TICK.ts_micros + 1_000_000, first: false };
+        assert_eq!(ints(&sample_at(&mut probe, &tick), "pid_max"), [Some(4_194_304)]);
     }
 
     #[test]
     fn an_old_kernel_says_less() {
-        let stat = parse_stat("cpu  1 2 3\nintr 7\nsoftirq 9 1\nprocesses many\n");
-        assert_eq!((stat.interrupts, stat.context_switches, stat.forks), (Some(7), None, None));
-        assert_eq!(stat.softirqs[..3], [Some(9), Some(1), None]);
-        assert_eq!(parse_schedstat("version 15\ntimestamp 5\ncpu0 0 0\n"), None);
         assert_eq!(parse_loadavg("0.5"), Load { averages: [Some(0.5), None, None], threads: None });
         assert_eq!(parse_file_nr("12"), [Some(12), None, None]);
     }
@@ -296,13 +324,9 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_is_survived(text in garbage()) {
-            parse_stat(&text);
             parse_loadavg(&text);
             parse_pressure(&text);
-            parse_schedstat(&text);
             parse_file_nr(&text);
-            parse_stat(&format!("softirq {text}"));
-            parse_schedstat(&format!("cpu0 {text}"));
         }
     }
 }

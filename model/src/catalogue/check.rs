@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::parse::CatalogueErrors;
-use super::prometheus::is_label_name;
-use super::{COMMON_COLUMNS, ColumnType, Kind, Table};
+use super::prometheus::{InfoLabel, is_label_name, is_metric_name};
+use super::{COMMON_COLUMNS, Column, ColumnType, Kind, Table};
 
 /// Units that a column name must end in. `1` is a plain number and leaves no mark.
 const UNITS: &[&str] = &[
@@ -54,6 +54,7 @@ pub(super) fn table(file: &str, table: &Table, errors: &mut CatalogueErrors) {
             errors.add(&place, "help: say in a sentence what it means");
         }
         unit(&place, column, errors);
+        prometheus(&place, table, column, errors);
     }
     for (at, name) in table.entity.iter().enumerate() {
         match table.columns.get(at) {
@@ -79,6 +80,71 @@ pub(super) fn table(file: &str, table: &Table, errors: &mut CatalogueErrors) {
     for column in table.prometheus_except.keys() {
         if table.column(column).is_none() {
             errors.add(file, format!("prometheus_except: there is no column `{column}`"));
+        }
+    }
+    for info in &table.prometheus_info {
+        let place = format!("{file}: prometheus_info `{}`", info.name);
+        if !is_metric_name(&info.name) {
+            errors.add(&place, "name: not a Prometheus metric name");
+        }
+        if info.labels.is_empty() {
+            errors.add(&place, "labels: at least one, as { label = \"column\" }");
+        }
+        for (label, from) in &info.labels {
+            if !is_label_name(label) {
+                errors.add(&place, format!("`{label}` is not a label name"));
+            }
+            if let InfoLabel::Column(column) = from
+                && !can_be_label(table, column)
+            {
+                errors.add(&place, format!("there is no column `{column}` of text, numbers or yes and no"));
+            }
+        }
+    }
+}
+
+/// Labels come from columns that have one short value: no maps, bytes or times.
+fn can_be_label(table: &Table, column: &str) -> bool {
+    match table.column(column) {
+        Some(column) => !matches!(
+            column.column_type,
+            ColumnType::Bytes | ColumnType::Timestamp | ColumnType::IntMap | ColumnType::TextMap
+        ),
+        None => COMMON_COLUMNS.contains(&column) && column != "ts",
+    }
+}
+
+/// Names, the labels they take from elsewhere, and states.
+fn prometheus(place: &str, table: &Table, column: &Column, errors: &mut CatalogueErrors) {
+    let has_states = !column.prometheus_states.is_empty();
+    let is_map = column.column_type == ColumnType::IntMap;
+    if has_states && (column.column_type != ColumnType::Text || column.kind != Kind::State) {
+        errors.add(place, "prometheus_states: only a column of type text and kind state has them");
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = column.prometheus_states.iter().find(|state| !seen.insert(*state)) {
+        errors.add(place, format!("prometheus_states: `{twice}` is there twice"));
+    }
+    let has_series = has_states
+        || column.kind != Kind::Label
+            && matches!(
+                column.column_type,
+                ColumnType::Int | ColumnType::Float | ColumnType::Bool | ColumnType::IntMap
+            );
+    if !column.prometheus.is_empty() && !has_series {
+        errors.add(place, "prometheus: only numbers, yes and no, maps of numbers and named states are shown");
+    }
+    for name in &column.prometheus {
+        for (_, from) in &name.columns {
+            if !can_be_label(table, from) {
+                errors.add(place, format!("prometheus: there is no column `{from}` of text, numbers or yes and no"));
+            }
+        }
+        if name.key.is_some() && !is_map && !has_states {
+            errors.add(place, "prometheus: `key` is for columns of type int_map or with prometheus_states");
+        }
+        if name.key.is_none() && is_map {
+            errors.add(place, format!("prometheus: say which label names the entry: {}{{label=key}}", name.name));
         }
     }
 }

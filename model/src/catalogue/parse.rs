@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::prometheus::PrometheusName;
+use super::prometheus::{InfoLabel, PrometheusInfo, PrometheusName};
 use super::{Column, ColumnType, Kind, Table, check};
 
 /// Everything that is wrong with the catalogue files, one line each.
@@ -54,6 +54,20 @@ struct File {
     prometheus_labels: BTreeMap<String, String>,
     #[serde(default)]
     prometheus_except: BTreeMap<String, String>,
+    #[serde(default)]
+    prometheus_info: Vec<FileInfo>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, toml::Value>,
+}
+
+#[derive(Deserialize)]
+struct FileInfo {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    help: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     #[serde(flatten)]
     unknown: BTreeMap<String, toml::Value>,
 }
@@ -74,6 +88,8 @@ struct FileColumn {
     source: String,
     #[serde(default)]
     prometheus: OneOrMore,
+    #[serde(default)]
+    prometheus_states: Vec<String>,
     #[serde(flatten)]
     unknown: BTreeMap<String, toml::Value>,
 }
@@ -140,6 +156,7 @@ pub(super) fn table(file: &str, text: &str, built_in: bool, errors: &mut Catalog
     });
     let columns: Vec<Column> = parsed.column.into_iter().filter_map(|c| column(file, c, errors)).collect();
     let entity = parsed.entity;
+    let prometheus_info = parsed.prometheus_info.into_iter().map(|i| info(file, i, errors)).collect();
     let schema = Table::make_schema(&entity, &columns);
     let table = Table {
         name: parsed.table.unwrap_or_default(),
@@ -150,6 +167,7 @@ pub(super) fn table(file: &str, text: &str, built_in: bool, errors: &mut Catalog
         columns,
         prometheus_labels: parsed.prometheus_labels,
         prometheus_except: parsed.prometheus_except,
+        prometheus_info,
         built_in,
         schema,
     };
@@ -201,7 +219,16 @@ fn column(file: &str, c: FileColumn, errors: &mut CatalogueErrors) -> Option<Col
         help: c.help,
         source: c.source,
         prometheus,
+        prometheus_states: c.prometheus_states,
     })
+}
+
+fn info(file: &str, i: FileInfo, errors: &mut CatalogueErrors) -> PrometheusInfo {
+    for key in i.unknown.keys() {
+        errors.add(file, format!("prometheus_info `{}`: unknown key `{key}`", i.name));
+    }
+    let labels = i.labels.into_iter().map(|(label, from)| (label, InfoLabel::parse(&from))).collect();
+    PrometheusInfo { name: i.name, help: i.help, labels }
 }
 
 /// `250ms`, `10s`, `5m`, `1h`.
