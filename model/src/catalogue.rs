@@ -282,6 +282,8 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "disk",
     "filesystem",
     "interface",
+    "nic",
+    "bond",
     "protocol",
     "rdma",
     "link",

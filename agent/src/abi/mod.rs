@@ -17,6 +17,7 @@ pub(crate) mod clock;
 pub(crate) mod cndev;
 pub(crate) mod dcmi;
 pub(crate) mod efml;
+pub(crate) mod ethtool;
 pub(crate) mod hydmi;
 pub(crate) mod ipmi;
 pub(crate) mod mtml;

@@ -1,13 +1,22 @@
-//! Network interfaces: whether they are up, and what went through them.
+//! Network interfaces: whether they are up, what went through them, what their cards and optics say.
 //!
-//! `/proc/net/dev` has a line of sixteen counters for each interface. The rest is below `/sys/class/net`, a file for
-//! each value. State, signal and the count of its changes are read at every tick. What changes only with the line
-//! itself (speed, duplex, the halves of that count) is read when the count has changed, and with the interface's other
-//! properties every ten seconds: speed and duplex make the kernel ask the driver under a lock that all configuration of
-//! the network takes, and nobody should do that every second on a host with hundreds of interfaces.
+//! One dump of `RTM_GETLINK` over netlink is all that is asked at every tick: state, signal, the counts of its changes
+//! and all counters of every interface, without a file for each value (see [`message`]). Where netlink does not answer,
+//! and for a machine that is not this one, the same comes out of `/proc/net/dev` and `/sys/class/net`.
 //!
-//! A counter belongs to the interface as it is now: it begins at 0 when a driver makes the interface anew. Counters of
-//! single drivers (ethtool) and optics are another subject.
+//! What only `/sys` has is read seldom. What belongs to the interface as it was made (driver, how it got its name) once;
+//! speed and duplex when the signal has come or gone, and every ten seconds: they make the kernel ask the driver under a
+//! lock that all configuration of the network takes, and nobody should do that every second on a host with hundreds of
+//! interfaces.
+//!
+//! A counter belongs to the interface as it is now: it begins at 0 when a driver makes the interface anew.
+//!
+//! Two tables come out of the same reading, every ten seconds: `nic`, what the driver of a real card counts and what its
+//! optics measure (see [`nic`]), and `bond` (see [`bond`]).
+
+mod bond;
+mod message;
+mod nic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +24,10 @@ use std::time::Duration;
 
 use nodescope_model::rows::{Row, Rows};
 
+use self::message::{Link, parse_line, parse_link};
+use self::nic::Cards;
 use crate::host_root::{FileReader, HostRoot, link_name, read_bool, read_text, read_u64};
+use crate::netlink::{Netlink, NetlinkError, NetlinkProtocol};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
 /// Columns in the order of `/proc/net/dev`.
@@ -38,25 +50,64 @@ const COUNTERS: [&str; 16] = [
     "tx_compressed",
 ];
 
-/// How often the properties of an interface are read though nothing seems to have changed.
+/// How often what `/sys` says of an interface is read though nothing seems to have changed; and how often `nic` and
+/// `bond` are filled.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(10);
 
-/// Fills the table `interface`.
+/// Fills the tables `interface`, `nic` and `bond`.
 pub struct InterfaceProbe {
     root: HostRoot,
     dev: FileReader,
+    netlink: Option<Netlink>,
+    links: Vec<Link>,
     interfaces: BTreeMap<String, Interface>,
+    cards: Cards,
 }
 
 impl InterfaceProbe {
     /// Reads nothing yet.
     pub fn new(options: &ProbeOptions) -> Self {
+        let is_here = options.root.is_this_machine();
         Self {
             root: options.root.clone(),
             dev: FileReader::new(options.root.proc("net/dev")),
+            netlink: is_here.then(|| Netlink::open(NetlinkProtocol::Route).ok()).flatten(),
+            links: Vec::new(),
             interfaces: BTreeMap::new(),
+            cards: Cards::new(is_here),
         }
     }
+
+    /// Fills `links` from files.
+    fn read_files(&mut self) -> Result<(), ProbeError> {
+        for (name, counters) in self.dev.read()?.lines().filter_map(parse_line) {
+            let mut link = read_link(&self.root.sys("class/net").join(name));
+            name.clone_into(&mut link.name);
+            link.counters.dev = counters;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+}
+
+/// Fills `links` from the kernel.
+fn ask_kernel(netlink: &mut Netlink, links: &mut Vec<Link>) -> Result<(), NetlinkError> {
+    netlink.dump(message::RTM_GETLINK, &[0; message::INFO], |header, body| {
+        if header.message_type == message::RTM_NEWLINK {
+            links.extend(parse_link(body));
+        }
+    })?;
+    // An interface that came while the kernel was at it may be there twice.
+    links.sort_by(|a, b| a.name.cmp(&b.name));
+    links.dedup_by(|a, b| a.name == b.name);
+    if links.iter().any(|link| link.master_index.is_some()) {
+        let names: BTreeMap<u64, String> =
+            links.iter().filter_map(|link| Some((link.index?, link.name.clone()))).collect();
+        for link in links {
+            link.master = link.master_index.and_then(|index| names.get(&index).cloned());
+        }
+    }
+    Ok(())
 }
 
 impl Probe for InterfaceProbe {
@@ -65,90 +116,191 @@ impl Probe for InterfaceProbe {
     }
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
-        if tick.is_due(DESCRIBE_EVERY) {
-            self.interfaces.clear();
-        }
-        for (name, counters) in self.dev.read()?.lines().filter_map(parse_line) {
-            let interface = self.interfaces.entry(name.to_owned()).or_insert_with(|| Interface::find(&self.root, name));
-            let mut row = rows.begin();
-            row.text("interface", name);
-            interface.fill(&mut row);
-            for (column, count) in COUNTERS.iter().zip(counters) {
-                row.count(column, count);
+        self.links.clear();
+        let answered = self.netlink.as_mut().is_some_and(|netlink| {
+            let answer = ask_kernel(netlink, &mut self.links);
+            if let Err(error) = &answer {
+                tracing::debug!(%error, "interfaces are read from files");
             }
+            answer.is_ok()
+        });
+        if !answered {
+            self.links.clear();
+            self.read_files()?;
+        }
+        let is_described = tick.is_due(DESCRIBE_EVERY);
+        let links = &self.links;
+        self.interfaces.retain(|name, _| links.iter().any(|link| link.name == *name));
+        for link in &self.links {
+            let found = match self.interfaces.get_mut(&link.name) {
+                Some(found) if found.index == link.index => found,
+                _ => {
+                    let found = Interface::find(self.root.sys("class/net").join(&link.name), link);
+                    self.interfaces.entry(link.name.clone()).insert_entry(found).into_mut()
+                }
+            };
+            if found.carrier_changes != link.carrier_changes || is_described && !tick.first {
+                found.carrier_changes = link.carrier_changes;
+                found.line = Line::read(&found.directory);
+            }
+            let mut row = rows.begin();
+            fill(&mut row, link);
+            found.fill(&mut row);
         }
         Ok(())
     }
+
+    fn beside(&self) -> &'static [&'static str] {
+        &["nic", "bond"]
+    }
+
+    fn sample_beside(&mut self, tick: &Tick, tables: &mut [Rows]) {
+        let cards = || self.interfaces.iter().filter(|(_, found)| found.properties.is_card);
+        self.cards.measure(tick, cards().map(|(name, found)| (name.as_str(), found.carrier_changes)));
+        if !tick.is_due(DESCRIBE_EVERY) {
+            return;
+        }
+        let [nics, bonds, ..] = tables else { return };
+        for (name, found) in cards() {
+            self.cards.fill(name, found.properties.driver.as_deref(), nics);
+        }
+        bond::fill(&self.root, bonds);
+    }
 }
 
-/// What is known of an interface beside its counters.
+fn fill(row: &mut Row<'_>, link: &Link) {
+    let operstate = link.operstate.as_deref();
+    row.text("interface", link.name.as_str())
+        .text("address", link.address.as_deref())
+        .text("master", link.master.as_deref())
+        .text("alias", link.alias.as_deref())
+        .text("alternative_names", link.alternative_names.as_deref())
+        .text("kind", link.kind.as_deref())
+        .text("operstate", operstate)
+        .bool("up", operstate.map(|state| state == "up"))
+        .bool("admin_up", link.flags.map(|flags| flags & u64::from(message::IFF_UP) != 0))
+        .bool("carrier", link.carrier)
+        .bool("dormant", link.dormant)
+        .count("mtu_bytes", link.mtu)
+        .count("flags", link.flags)
+        .count("interface_index", link.index)
+        .count("link_index", link.link_index)
+        .count("link_mode", link.link_mode)
+        .count("hardware_type", link.hardware_type)
+        .count("device_group", link.group)
+        .count("transmit_queue_length", link.queue_length)
+        .count("carrier_changes", link.carrier_changes)
+        .count("carrier_up_changes", link.carrier_up)
+        .count("carrier_down_changes", link.carrier_down)
+        .count("rx_nohandler", link.counters.unhandled)
+        .count("rx_missed_errors", link.counters.missed)
+        .count("rx_crc_errors", link.counters.checksum);
+    for (column, count) in COUNTERS.iter().zip(link.counters.dev) {
+        row.count(column, count);
+    }
+}
+
+/// What files say of an interface, its counters of `/proc/net/dev` apart.
+fn read_link(directory: &Path) -> Link {
+    let hexadecimal = |file: &str| {
+        let text = read_text(&directory.join(file))?;
+        u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+    };
+    let number = |file: &str| read_u64(&directory.join(file));
+    let mut link = Link {
+        index: number("ifindex"),
+        hardware_type: number("type"),
+        flags: hexadecimal("flags"),
+        address: read_text(&directory.join("address")),
+        alias: read_text(&directory.join("ifalias")),
+        mtu: number("mtu"),
+        link_index: number("iflink"),
+        master: link_name(&directory.join("master")),
+        queue_length: number("tx_queue_len"),
+        operstate: read_text(&directory.join("operstate")),
+        link_mode: number("link_mode"),
+        group: number("netdev_group"),
+        dormant: read_bool(&directory.join("dormant")),
+        carrier: read_bool(&directory.join("carrier")),
+        carrier_changes: number("carrier_changes"),
+        carrier_up: number("carrier_up_count"),
+        carrier_down: number("carrier_down_count"),
+        ..Link::default()
+    };
+    link.counters.unhandled = number("statistics/rx_nohandler");
+    link.counters.missed = number("statistics/rx_missed_errors");
+    link.counters.checksum = number("statistics/rx_crc_errors");
+    link
+}
+
+/// What is known of an interface beside what every tick says.
 struct Interface {
+    index: Option<u64>,
     directory: PathBuf,
     carrier_changes: Option<u64>,
     properties: Properties,
+    line: Line,
 }
 
 impl Interface {
-    fn find(root: &HostRoot, name: &str) -> Self {
-        let directory = root.sys("class/net").join(name);
+    fn find(directory: PathBuf, link: &Link) -> Self {
         Self {
-            carrier_changes: read_u64(&directory.join("carrier_changes")),
+            index: link.index,
+            carrier_changes: link.carrier_changes,
             properties: Properties::read(&directory),
+            line: Line::read(&directory),
             directory,
         }
     }
 
-    fn fill(&mut self, row: &mut Row<'_>) {
-        let changes = read_u64(&self.directory.join("carrier_changes"));
-        if changes != self.carrier_changes {
-            self.carrier_changes = changes;
-            self.properties = Properties::read(&self.directory);
-        }
-        let operstate = read_text(&self.directory.join("operstate"));
-        row.text("operstate", operstate.as_deref())
-            .bool("up", operstate.as_deref().map(|state| state == "up"))
-            .bool("carrier", read_bool(&self.directory.join("carrier")))
-            .count("carrier_changes", changes);
-        self.properties.fill(row);
+    fn fill(&self, row: &mut Row<'_>) {
+        let Properties { driver, device_id, address_assign_type, name_assign_type, .. } = &self.properties;
+        let Line { duplex, megabits } = &self.line;
+        row.text("driver", driver.as_deref())
+            .count("device_id", *device_id)
+            .count("address_assign_type", *address_assign_type)
+            .count("name_assign_type", *name_assign_type)
+            .text("duplex", duplex.as_deref())
+            .count("speed_bits_per_second", megabits.and_then(|m| m.checked_mul(1_000_000)))
+            .count("speed_bytes_per_second", megabits.and_then(|m| m.checked_mul(125_000)));
     }
 }
 
-/// What hardly changes unless the signal comes or goes.
+/// What an interface is made with.
 struct Properties {
-    address: Option<String>,
     driver: Option<String>,
-    master: Option<String>,
-    duplex: Option<String>,
-    megabits: Option<u64>,
-    mtu: Option<u64>,
-    carrier_up: Option<u64>,
-    carrier_down: Option<u64>,
+    device_id: Option<u64>,
+    address_assign_type: Option<u64>,
+    name_assign_type: Option<u64>,
+    /// There is hardware behind it, be it a virtual function of one.
+    is_card: bool,
 }
 
 impl Properties {
     fn read(directory: &Path) -> Self {
+        let device_id = read_text(&directory.join("dev_id"));
         Self {
-            address: read_text(&directory.join("address")),
             driver: link_name(&directory.join("device/driver")),
-            master: link_name(&directory.join("master")),
-            duplex: read_text(&directory.join("duplex")).filter(|duplex| duplex != "unknown"),
-            megabits: read_u64(&directory.join("speed")).filter(|megabits| is_speed(*megabits)),
-            mtu: read_u64(&directory.join("mtu")),
-            carrier_up: read_u64(&directory.join("carrier_up_count")),
-            carrier_down: read_u64(&directory.join("carrier_down_count")),
+            device_id: device_id.and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()),
+            address_assign_type: read_u64(&directory.join("addr_assign_type")),
+            name_assign_type: read_u64(&directory.join("name_assign_type")),
+            is_card: directory.join("device").exists(),
         }
     }
+}
 
-    fn fill(&self, row: &mut Row<'_>) {
-        row.text("address", self.address.as_deref())
-            .text("driver", self.driver.as_deref())
-            .text("master", self.master.as_deref())
-            .text("duplex", self.duplex.as_deref())
-            .count("speed_bits_per_second", self.megabits.and_then(|m| m.checked_mul(1_000_000)))
-            .count("speed_bytes_per_second", self.megabits.and_then(|m| m.checked_mul(125_000)))
-            .count("mtu_bytes", self.mtu)
-            .count("carrier_up_changes", self.carrier_up)
-            .count("carrier_down_changes", self.carrier_down);
+/// What is agreed with the other side of the line.
+struct Line {
+    duplex: Option<String>,
+    megabits: Option<u64>,
+}
+
+impl Line {
+    fn read(directory: &Path) -> Self {
+        Self {
+            duplex: read_text(&directory.join("duplex")).filter(|duplex| duplex != "unknown"),
+            megabits: read_u64(&directory.join("speed")).filter(|megabits| is_speed(*megabits)),
+        }
     }
 }
 
@@ -157,25 +309,11 @@ fn is_speed(megabits: u64) -> bool {
     megabits != u64::from(u16::MAX) && megabits != u64::from(u32::MAX)
 }
 
-/// `  eth0: 1 2 3 …`. The two lines of headings have no colon.
-fn parse_line(line: &str) -> Option<(&str, [Option<u64>; COUNTERS.len()])> {
-    let (name, rest) = line.split_once(':')?;
-    let name = name.trim();
-    // A name becomes part of a path below.
-    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
-        return None;
-    }
-    let mut words = rest.split_ascii_whitespace();
-    Some((name, std::array::from_fn(|_| words.next().and_then(|w| w.parse().ok()))))
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::probes::testing::{
-        FIRST_TICK, bools, fixture_options, garbage, ints, row_of, sample_at, sample_once, texts,
+        FIRST_TICK, bools, fixture_options, ints, row_of, sample_at, sample_once, texts,
     };
 
     #[test]
@@ -262,21 +400,35 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_interface_are_passed_over() {
-        for line in ["", "Inter-|   Receive", ": 1 2", "../../etc: 1", "..: 1"] {
-            assert!(parse_line(line).is_none(), "{line:?}");
+    fn what_the_fixture_lacks_is_null() {
+        let batch = sample_once(&mut InterfaceProbe::new(&fixture_options()));
+        for column in ["flags", "interface_index", "rx_nohandler", "device_group"] {
+            assert!(ints(&batch, column).iter().all(Option::is_none), "{column}");
         }
-        let (name, counters) = parse_line("eth0:1 x 3").unwrap();
-        assert_eq!((name, &counters[..4]), ("eth0", &[Some(1), None, Some(3), None][..]));
     }
 
-    proptest! {
-        #[test]
-        fn garbage_is_survived(text in garbage()) {
-            for line in text.lines() {
-                parse_line(line);
-            }
-            parse_line(&format!("eth0:{text}"));
+    #[test]
+    fn the_kernel_and_its_files_agree() {
+        let options = ProbeOptions { root: HostRoot::new("/"), ..fixture_options() };
+        let mut asked = InterfaceProbe::new(&options);
+        assert!(asked.netlink.is_some());
+        let mut read = InterfaceProbe { netlink: None, ..InterfaceProbe::new(&options) };
+        let (asked, read) = (sample_once(&mut asked), sample_once(&mut read));
+        let lo = (row_of(&asked, "interface", "lo"), row_of(&read, "interface", "lo"));
+        let unchanging = ["flags", "interface_index", "link_index", "mtu_bytes", "hardware_type", "device_group"];
+        let more = ["link_mode", "transmit_queue_length", "address_assign_type", "carrier_changes", "device_id"];
+        for column in unchanging.iter().chain(&more) {
+            assert_eq!(ints(&asked, column)[lo.0], ints(&read, column)[lo.1], "{column}");
+        }
+        for column in ["address", "operstate", "duplex", "driver"] {
+            assert_eq!(texts(&asked, column)[lo.0], texts(&read, column)[lo.1], "{column}");
+        }
+        for column in ["up", "carrier", "dormant"] {
+            assert_eq!(bools(&asked, column)[lo.0], bools(&read, column)[lo.1], "{column}");
+        }
+        for column in COUNTERS.iter().chain(&["rx_nohandler", "rx_missed_errors", "rx_crc_errors"]) {
+            assert!(ints(&asked, column)[lo.0].is_some(), "{column}");
+            assert!(ints(&asked, column)[lo.0] <= ints(&read, column)[lo.1], "{column}");
         }
     }
 }
