@@ -262,11 +262,7 @@ pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-        let header = Header {
-            message_type: u16_at(rest, 4)?,
-            flags: u16_at(rest, 6)?,
-            sequence: u32_at(rest, 8)?,
-        };
+        let header = Header { message_type: u16_at(rest, 4)?, flags: u16_at(rest, 6)?, sequence: u32_at(rest, 8)? };
         let body = rest.get(HEADER..length)?;
         rest = rest.get(padded(length)..).unwrap_or_default();
         Some((header, body))

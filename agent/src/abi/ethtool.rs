@@ -107,8 +107,7 @@ impl Ethtool {
     }
 
     fn call(&mut self, interface: &str) -> io::Result<()> {
-        let mut request =
-            Request { name: [0; 16], data: self.answer.start.as_ptr().cast::<c_void>(), rest: [0; 16] };
+        let mut request = Request { name: [0; 16], data: self.answer.start.as_ptr().cast::<c_void>(), rest: [0; 16] };
         let name = interface.as_bytes();
         if name.is_empty() || name.len() >= request.name.len() || name.contains(&0) {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -312,9 +312,7 @@ fn is_speed(megabits: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::testing::{
-        FIRST_TICK, bools, fixture_options, ints, row_of, sample_at, sample_once, texts,
-    };
+    use crate::probes::testing::{FIRST_TICK, bools, fixture_options, ints, row_of, sample_at, sample_once, texts};
 
     #[test]
     fn every_interface_has_a_row() {

@@ -51,7 +51,8 @@ impl RdmaOptions {
             "How often the counters of RDMA ports are read. Each makes the driver ask the card's firmware.",
         );
         if ![1, 2, 5, 10, 30, 60].map(Duration::from_secs).contains(&every) {
-            settings.mistake("agent.rdma_interval: 1s, 2s, 5s, 10s, 30s or 1m, so that all intervals meet on the minute");
+            settings
+                .mistake("agent.rdma_interval: 1s, 2s, 5s, 10s, 30s or 1m, so that all intervals meet on the minute");
         }
         Self { every }
     }
@@ -186,7 +187,8 @@ impl RdmaProbe {
             return;
         }
         let mut open = KEPT_OPEN;
-        self.ports = found.into_iter().map(|(device, number)| Port::find(&self.class, device, number, &mut open)).collect();
+        self.ports =
+            found.into_iter().map(|(device, number)| Port::find(&self.class, device, number, &mut open)).collect();
     }
 }
 
@@ -293,7 +295,8 @@ impl Port {
             .text("state", state.map(|(_, name)| name))
             .bool("up", state.map(|(number, _)| number == 4));
         let state = self.physical_state.read(&mut buffer).and_then(parse_state);
-        row.int("physical_state_id", state.map(|(number, _)| number)).text("physical_state", state.map(|(_, name)| name));
+        row.int("physical_state_id", state.map(|(number, _)| number))
+            .text("physical_state", state.map(|(_, name)| name));
         let rate = self.rate.read(&mut buffer).map(parse_rate).unwrap_or_default();
         row.text("link_width_and_speed", rate.line)
             .count("rate_bits_per_second", rate.bits)

@@ -7,7 +7,7 @@
 //!   a bad slot, or with a bad contact, runs at half its width for years and nobody notices. The speed may be low for
 //!   another reason: accelerators slow their link down while they rest.
 //! - A driver that came with the kernel has no version; one built on its own has one in `/sys/module/NAME/version`.
-//! - Firmware of disks and RDMA cards is in files; that of other network cards is known to their drivers alone.
+//! - Firmware of disks and RDMA cards is in files; that of network cards is asked of their drivers, by a call.
 //!
 //! All of it changes seldom. Links' speeds are told, and are no change.
 
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use crate::abi::ethtool::Ethtool;
 use crate::accelerators::pci;
 use crate::host_root::{HostRoot, link_name, read_text};
 
@@ -30,7 +31,7 @@ pub(super) type Texts = BTreeMap<String, String>;
 /// What is built into the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Inventory {
-    /// Version of the firmware by device: `nvme0`, `mlx5_0`, `sda`.
+    /// Version of the firmware by device: `nvme0`, `mlx5_0`, `sda`, `eth0`.
     pub(super) firmware: Texts,
     /// Version of the drivers of the devices in `topology`, by module.
     pub(super) drivers: Texts,
@@ -144,6 +145,15 @@ impl Inventory {
             for name in names(&root.sys(directory)) {
                 let Some(version) = read_text(&root.sys(directory).join(&name).join(file)) else { continue };
                 self.add_firmware(name, &version);
+            }
+        }
+        // The call is answered for the running machine, whatever the root.
+        let Some(mut drivers) = root.is_this_machine().then(|| Ethtool::open().ok()).flatten() else { return };
+        let net = root.sys("class/net");
+        for interface in names(&net).into_iter().filter(|name| net.join(name).join("device").exists()) {
+            let version = drivers.firmware_and_bus(&interface).map(|(firmware, _)| firmware).unwrap_or_default();
+            if !matches!(version.as_str(), "" | "N/A") {
+                self.add_firmware(interface, &version);
             }
         }
     }

@@ -136,22 +136,22 @@ fn parse_counters(stats: &[u8]) -> Counters {
     let sum = |numbers: &[usize]| numbers.iter().try_fold(0u64, |sum, number| Some(sum.wrapping_add(at(*number)?)));
     Counters {
         dev: [
-            at(2),                   // rx_bytes
-            at(0),                   // rx_packets
-            at(4),                   // rx_errors
-            sum(&[6, 15]),           // rx_dropped, rx_missed_errors
-            at(14),                  // rx_fifo_errors
-            sum(&[10, 11, 12, 13]),  // rx_length_errors, rx_over_errors, rx_crc_errors, rx_frame_errors
-            at(21),                  // rx_compressed
-            at(8),                   // multicast
-            at(3),                   // tx_bytes
-            at(1),                   // tx_packets
-            at(5),                   // tx_errors
-            at(7),                   // tx_dropped
-            at(18),                  // tx_fifo_errors
-            at(9),                   // collisions
-            sum(&[16, 17, 19, 20]),  // tx_aborted_errors, tx_carrier_errors, tx_heartbeat_errors, tx_window_errors
-            at(22),                  // tx_compressed
+            at(2),                  // rx_bytes
+            at(0),                  // rx_packets
+            at(4),                  // rx_errors
+            sum(&[6, 15]),          // rx_dropped, rx_missed_errors
+            at(14),                 // rx_fifo_errors
+            sum(&[10, 11, 12, 13]), // rx_length_errors, rx_over_errors, rx_crc_errors, rx_frame_errors
+            at(21),                 // rx_compressed
+            at(8),                  // multicast
+            at(3),                  // tx_bytes
+            at(1),                  // tx_packets
+            at(5),                  // tx_errors
+            at(7),                  // tx_dropped
+            at(18),                 // tx_fifo_errors
+            at(9),                  // collisions
+            sum(&[16, 17, 19, 20]), // tx_aborted_errors, tx_carrier_errors, tx_heartbeat_errors, tx_window_errors
+            at(22),                 // tx_compressed
         ],
         unhandled: at(23),
         missed: at(15),

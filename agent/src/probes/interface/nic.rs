@@ -458,7 +458,8 @@ mod tests {
         row.text("interface", "eth0");
         fill_counters(&mut row, &wanted, |wanted| i64::try_from(wanted.at + 100).ok());
         let batch = rows.finish(&Stamp { ts_micros: 0, node: "", host: "" });
-        for (column, expected) in [("rx_crc_errors_phy", 102), ("rx_discards_phy", 108), ("link_down_events_phy", 109)] {
+        for (column, expected) in [("rx_crc_errors_phy", 102), ("rx_discards_phy", 108), ("link_down_events_phy", 109)]
+        {
             assert_eq!(ints(&batch, column), [Some(expected)], "{column}");
         }
         assert_eq!(ints(&batch, "tx_discards_phy"), [None]);

@@ -16,9 +16,7 @@ use std::io;
 
 use nodescope_model::rows::Row;
 
-use crate::netlink::{
-    Netlink, NetlinkError, NetlinkProtocol, attribute, put_attribute, text_of, u8_at, u16_at,
-};
+use crate::netlink::{Netlink, NetlinkError, NetlinkProtocol, attribute, put_attribute, text_of, u8_at, u16_at};
 
 /// Lanes of one module at the most.
 const LANES: usize = 8;
