@@ -473,7 +473,7 @@ impl BmcThread {
                 Ok(answer) => self.take(answer, rows),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.trouble = Some("the thread that asks the BMC is gone".to_owned())
+                    self.trouble = Some("the thread that asks the BMC is gone".to_owned());
                 }
             }
         }
