@@ -2,19 +2,30 @@
 //!
 //! The facts lie in many small files: DMI tables (made by the firmware, shown below `/sys/class/dmi`), the
 //! distribution's `os-release`, and the kernel's own. All are read below the host's root and none needs a privilege,
-//! except the serial number, which the kernel shows to root alone. The machine's id is not read: it names the machine
-//! to anybody who ever saw it, and nothing here needs it.
+//! except the serial numbers, which the kernel shows to root alone.
+//!
+//! `/etc/machine-id` names an installation for ever, and its manual asks not to send it over networks. What is sent is
+//! derived from it as systemd derives an application's: the same for the same machine, of no use elsewhere, and to be had
+//! on the machine itself by `systemd-id128 machine-id --app-specific=6b0f6c9e3f0b4c559d0a5a1f4e3c7b21`.
+//!
+//! A row comes every minute, so that a look at any few minutes finds every host there is. What is built into the machine
+//! (see [`inventory`]) makes long texts that hardly ever change: it is looked up every ten minutes, and in the row when it
+//! has changed, and else once an hour.
 //!
 //! Makers of boards often leave DMI fields as they came (`To Be Filled By O.E.M.`). Such values are NULL.
+
+mod inventory;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
-use nodescope_model::rows::Rows;
+use nodescope_model::rows::{Row, Rows};
+use sha2::{Digest, Sha256};
 
-use crate::accelerators::pci;
+use self::inventory::Inventory;
 use crate::host_root::{HostRoot, read_text};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
@@ -22,15 +33,56 @@ use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 /// CPUs making it takes the kernel milliseconds.
 const CPUINFO_BYTES: u64 = 16 * 1024;
 
+/// How often it is looked up what is built into the machine.
+const INVENTORY_EVERY: Duration = Duration::from_secs(600);
+
+/// How often that is told although nothing has changed.
+const TELL_EVERY: Duration = Duration::from_secs(3600);
+
+/// What stands for this program when a machine's id is derived: drawn by chance once, and never to be changed.
+const APPLICATION: [u8; 16] = 0x6b0f_6c9e_3f0b_4c55_9d0a_5a1f_4e3c_7b21_u128.to_be_bytes();
+
+/// Columns and the fields of DMI they come from.
+const DMI: &[(&str, &str)] = &[
+    ("vendor", "sys_vendor"),
+    ("product_version", "product_version"),
+    ("product_family", "product_family"),
+    ("product_sku", "product_sku"),
+    ("serial", "product_serial"),
+    ("board_vendor", "board_vendor"),
+    ("board", "board_name"),
+    ("board_version", "board_version"),
+    ("board_serial", "board_serial"),
+    ("chassis_vendor", "chassis_vendor"),
+    ("chassis_serial", "chassis_serial"),
+    ("asset_tag", "chassis_asset_tag"),
+    ("bios_vendor", "bios_vendor"),
+    ("bios_version", "bios_version"),
+    ("bios_release", "bios_release"),
+    ("bios_date", "bios_date"),
+];
+
+/// Columns and the fields of `os-release` they come from, beside those that stand in for each other.
+const OS: &[(&str, &str)] = &[
+    ("os_name", "NAME"),
+    ("os_id", "ID"),
+    ("os_like", "ID_LIKE"),
+    ("os_version", "VERSION_ID"),
+    ("os_codename", "VERSION_CODENAME"),
+    ("os_variant", "VARIANT_ID"),
+    ("os_build", "BUILD_ID"),
+];
+
 /// Fills the table `host`.
 pub struct HostProbe {
     root: HostRoot,
+    inventory: Option<Inventory>,
 }
 
 impl HostProbe {
     /// A probe of the machine below `options.root`.
     pub fn new(options: &ProbeOptions) -> Self {
-        Self { root: options.root.clone() }
+        Self { root: options.root.clone(), inventory: None }
     }
 
     fn dmi(&self, field: &str) -> Option<String> {
@@ -84,7 +136,7 @@ impl Probe for HostProbe {
         "host"
     }
 
-    fn sample(&mut self, _tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
+    fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         let root = &self.root;
         let hostname = root.proc("sys/kernel/hostname");
         let hostname = fs::read_to_string(&hostname)
@@ -96,33 +148,85 @@ impl Probe for HostProbe {
         let architecture = read_text(&root.proc("sys/kernel/arch"));
         let product = self.dmi("product_name").or_else(|| read_text(&root.sys("firmware/devicetree/base/model")));
         let topology = topology(&root.sys("devices/system/cpu"));
-        let accelerators = pci::scan(root).and_then(|found| i64::try_from(found.len()).ok());
-        rows.begin()
-            .text("hostname", hostname.trim())
+        let nodes = super::numa::numbered(&root.sys("devices/system/node"), "node").len();
+        let microcode = cpu_field(&cpuinfo, "microcode").map(str::to_owned);
+        let machine_id = read_text(&root.path("/etc/machine-id")).and_then(|id| derived_id(&id, APPLICATION));
+        let mut row = rows.begin();
+        row.text("hostname", hostname.trim())
+            .text("machine_id", machine_id.as_deref())
             .text("os", os_field(&release, "PRETTY_NAME").or_else(|| os_field(&release, "NAME")).as_deref())
-            .text("os_id", os_field(&release, "ID").as_deref())
-            .text("os_version", os_field(&release, "VERSION_ID").as_deref())
             .text("kernel", read_text(&root.proc("sys/kernel/osrelease")).as_deref())
             .text("kernel_version", read_text(&root.proc("sys/kernel/version")).as_deref())
             .text("domain", read_text(&root.proc("sys/kernel/domainname")).as_deref())
             .text("architecture", architecture.as_deref().unwrap_or(std::env::consts::ARCH))
             .text("virtualization", self.virtualization(&cpuinfo))
             .bool("container", self.is_container())
-            .text("vendor", self.dmi("sys_vendor").as_deref())
             .text("product", product.as_deref())
-            .text("serial", self.dmi("product_serial").as_deref())
-            .text("bios_version", self.dmi("bios_version").as_deref())
             .text("cpu_model", cpu_model(&cpuinfo).as_deref())
+            .text(
+                "microcode",
+                microcode.or_else(|| read_text(&root.sys("devices/system/cpu/cpu0/microcode/version"))).as_deref(),
+            )
             .text("agent_version", env!("CARGO_PKG_VERSION"))
             .int("boot_time_seconds", boot_time(&stat))
             .int("sockets", topology.map(|(sockets, _)| sockets))
             .int("cores", topology.map(|(_, cores)| cores))
             .int("threads", threads(&stat))
+            .int("numa_nodes", i64::try_from(nodes).ok().filter(|nodes| *nodes > 0))
             .int("memory_bytes", kibibytes(&meminfo, "MemTotal:"))
-            .int("swap_bytes", kibibytes(&meminfo, "SwapTotal:"))
-            .int("accelerators", accelerators);
+            .int("swap_bytes", kibibytes(&meminfo, "SwapTotal:"));
+        for (column, field) in OS {
+            row.text(column, os_field(&release, field).as_deref());
+        }
+        for (column, field) in DMI {
+            row.text(column, self.dmi(field).as_deref());
+        }
+        let mut tell = tick.is_due(TELL_EVERY);
+        if tick.is_due(INVENTORY_EVERY) || self.inventory.is_none() {
+            let found = Inventory::find(&self.root);
+            tell |= self.inventory.as_ref().is_none_or(|before| found.differs(before));
+            self.inventory = Some(found);
+        }
+        if let Some(inventory) = &self.inventory {
+            fill(&mut row, inventory, tell);
+        }
         Ok(())
     }
+}
+
+fn fill(row: &mut Row<'_>, inventory: &Inventory, tell: bool) {
+    row.int("accelerators", inventory.accelerators.as_ref().map(|counts| counts.values().sum::<i64>()));
+    if !tell {
+        return;
+    }
+    if let Some(counts) = &inventory.accelerators {
+        row.int_map("accelerators_by_vendor", counts.iter().map(|(vendor, count)| (*vendor, *count)));
+    }
+    let texts = |texts: &inventory::Texts| -> Vec<(String, String)> { texts.clone().into_iter().collect() };
+    let topology = inventory.topology.iter().map(|(address, place)| (address.clone(), place.text())).collect();
+    for (column, entries) in
+        [("firmware", texts(&inventory.firmware)), ("drivers", texts(&inventory.drivers)), ("topology", topology)]
+    {
+        row.text_map(column, entries.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+    }
+    row.int("devices_omitted", i64::try_from(inventory.omitted).ok());
+}
+
+/// What stands for a machine in one application: HMAC-SHA-256 of the application by the machine's id, cut to 128 bits and
+/// marked as a random UUID. That is how systemd's `sd_id128_get_machine_app_specific` does it.
+fn derived_id(machine_id: &str, application: [u8; 16]) -> Option<String> {
+    let well_formed = machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u128::from_str_radix(machine_id, 16).ok().filter(|id| well_formed && *id != 0)?.to_be_bytes();
+    let padded = |pad: u8| {
+        let mut block = [pad; 64];
+        block.iter_mut().zip(id).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(application).finalize();
+    let outer = Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize();
+    let mut bytes = [0u8; 16];
+    bytes.iter_mut().zip(outer).for_each(|(byte, from)| *byte = from);
+    Some(uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string())
 }
 
 /// Whether a DMI field was filled in by somebody.
@@ -284,13 +388,13 @@ fn topology(cpus: &Path) -> Option<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::RecordBatch;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
+    use arrow_array::{Array, RecordBatch};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::probes::testing::{fixture_options, sample_once};
+    use crate::probes::testing::{FIRST_TICK, assert_sources, fixture_options, ints, sample_at, sample_once};
 
     fn text<'a>(batch: &'a RecordBatch, column: &str) -> Option<&'a str> {
         batch.column_by_name(column).unwrap().as_string::<i32>().iter().next().unwrap()
@@ -328,6 +432,11 @@ mod tests {
             ("product", Some("NF5688M7")),
             ("serial", None),
             ("bios_version", Some("05.11.00")),
+            ("bios_date", Some("03/18/2024")),
+            ("board", Some("NF5688M7-MB")),
+            ("microcode", Some("0x2b000590")),
+            ("machine_id", Some("8d8a6f4cd09743138fd6cc0022ac8b75")),
+            ("kernel_version", Some("#1 SMP Tue Jan  7 10:12:51 UTC 2025")),
             ("cpu_model", Some("Intel(R) Xeon(R) Platinum 8468")),
             ("agent_version", Some(env!("CARGO_PKG_VERSION"))),
         ];
@@ -337,6 +446,16 @@ mod tests {
         assert_eq!(batch.column_by_name("container").unwrap().as_boolean().iter().next().unwrap(), Some(false));
         assert_eq!(int(&batch, "accelerators"), Some(3));
         assert_eq!(int(&batch, "threads"), Some(4));
+        assert_eq!(int(&batch, "numa_nodes"), Some(2));
+        let told = |column: &str| format!("{:?}", batch.column_by_name(column).unwrap().as_map().value(0));
+        for (column, part) in [
+            ("accelerators_by_vendor", "ascend"),
+            ("topology", "10de:2330 class=0302"),
+            ("firmware", "GDC7302Q"),
+            ("drivers", ""),
+        ] {
+            assert!(told(column).contains(part), "{column}: {}", told(column));
+        }
         assert!(int(&batch, "memory_bytes").unwrap() > 0);
         assert!(int(&batch, "boot_time_seconds").unwrap() > 0);
     }
@@ -356,6 +475,38 @@ mod tests {
         let mut rows = Rows::new(nodescope_model::catalogue::Catalogue::built_in().get("host").unwrap());
         let error = HostProbe::new(&options).sample(&Tick { ts_micros: 0, first: true }, &mut rows).unwrap_err();
         assert!(matches!(error, ProbeError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_built_in_is_told_once_an_hour_and_when_it_changes() {
+        let (directory, options) = host(&[("sys/class/nvme/nvme0/firmware_rev", "1\n")]);
+        let mut probe = HostProbe::new(&options);
+        let told = |batch: &RecordBatch| batch.column_by_name("firmware").unwrap().is_valid(0);
+        let tick = |seconds: i64| Tick { ts_micros: seconds * 1_000_000, first: false };
+        assert!(told(&sample_at(&mut probe, &FIRST_TICK)));
+        assert!(!told(&sample_at(&mut probe, &tick(60))));
+        assert!(!told(&sample_at(&mut probe, &tick(600))));
+        fs::write(directory.path().join("sys/class/nvme/nvme0/firmware_rev"), "2\n").unwrap();
+        assert!(!told(&sample_at(&mut probe, &tick(660))));
+        let batch = sample_at(&mut probe, &tick(1200));
+        assert!(told(&batch));
+        assert_eq!(ints(&batch, "devices_omitted"), [Some(0)]);
+        assert!(!told(&sample_at(&mut probe, &tick(1800))));
+        assert!(told(&sample_at(&mut probe, &tick(3600))));
+    }
+
+    #[test]
+    fn a_machine_is_known_by_an_id_derived_as_systemd_does() {
+        let wanted = Some("8d8a6f4cd09743138fd6cc0022ac8b75");
+        assert_eq!(derived_id("b08dfa6083e7567a1921a715000001fb", APPLICATION).as_deref(), wanted);
+        for none in ["", "uninitialized", "00000000000000000000000000000000", "+08dfa6083e7567a1921a715000001fb"] {
+            assert_eq!(derived_id(none, APPLICATION), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn every_column_has_the_source_it_is_read_from() {
+        assert_sources("host", DMI.iter().chain(OS).copied());
     }
 
     #[test]
@@ -451,10 +602,18 @@ mod tests {
         assert!(is_told("Inspur"));
     }
 
+    #[test]
+    fn this_machine_is_described() {
+        let options = ProbeOptions { root: HostRoot::new("/"), ..fixture_options() };
+        let batch = sample_once(&mut HostProbe::new(&options));
+        assert!(text(&batch, "kernel").is_some());
+    }
+
     proptest! {
         #[test]
         fn no_text_brings_it_down(text in any::<String>(), key in "[A-Z]{1,3}") {
             os_field(&text, &key);
+            derived_id(&text, APPLICATION);
             os_field(&format!("{key}={text}"), &key);
             cpu_model(&text);
             runs_virtual(&text);
