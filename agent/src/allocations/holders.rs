@@ -169,7 +169,6 @@ impl Looker {
             return found;
         }
         found.is_looked = true;
-        let mut cards = Cards::new(&self.root, &bus);
         let mut links = 0;
         // Those that were not come to last time are due first.
         let mut due: Vec<(u32, u32, i64)> = Vec::new();
@@ -190,6 +189,7 @@ impl Looker {
         }
         self.known.retain(|_, known| known.seen == look);
         due.sort_unstable();
+        let mut cards = Cards::new(&self.root, &bus);
         for (_, pid, start) in due {
             let is_holder = self.known.get(&(pid, start)).is_some_and(|known| known.is_holder);
             if links >= MAX_LINKS && !is_holder {
