@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,9 @@ use crate::ticker::now_us;
 
 /// A request takes no longer than this, from the first byte to the last of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// So long a sender may take to notice that it is refused.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// The longest head of a request.
 const MAX_HEAD: usize = 8 << 10;
@@ -218,7 +221,14 @@ impl Server {
             Err(Refusal::Gone) => return Ok(()),
         };
         stream.set_write_timeout(Some(left(until)))?;
-        stream.write_all(response(status, &body).as_bytes())
+        stream.write_all(response(status, &body).as_bytes())?;
+        if status >= 400 {
+            // Closing on bytes that nobody read resets the connection, and the answer with it.
+            stream.shutdown(Shutdown::Write)?;
+            stream.set_read_timeout(Some(left(until).min(LINGER)))?;
+            io::copy(&mut stream.take(MAX_BYTES as u64), &mut io::sink())?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, request: &Request) -> Answer {

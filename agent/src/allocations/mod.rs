@@ -124,6 +124,10 @@ pub(crate) fn parse_allocation(bytes: &[u8], id: Option<&str>) -> Result<Allocat
     if bytes.len() > MAX_BYTES {
         return Err(format!("longer than {MAX_BYTES} bytes"));
     }
+    // serde takes a list for a structure as well.
+    if bytes.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
+        return Err("not a JSON object".to_owned());
+    }
     let mut allocation: Allocation = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     match id {
         Some(id) if allocation.id.is_empty() => id.clone_into(&mut allocation.id),
@@ -237,7 +241,7 @@ mod tests {
         let many = format!("{{\"id\":\"a\",\"accelerators\":[{}]}}", ["1"; 300].join(","));
         let cases = [
             ("", "EOF"),
-            ("[]", "invalid"),
+            ("[]", "object"),
             ("{}", "`id`"),
             (r#"{"id":"../x"}"#, "`id`"),
             (r#"{"id":"a/b"}"#, "`id`"),

@@ -35,9 +35,6 @@ use crate::probe::{Probe, ProbeError, Tick};
 /// How often all that is held is stated anew.
 const RESTATE: Duration = Duration::from_secs(3600);
 
-/// How often an address that could not be bound is tried again.
-const RETRY: Duration = Duration::from_secs(60);
-
 /// Accelerators of allocations that are followed at the most.
 const MAX_LINES: usize = 8192;
 
@@ -152,12 +149,13 @@ struct State {
 
 /// Fills the table `allocation`.
 pub struct AllocationProbe {
-    root: HostRoot,
     options: AllocationOptions,
     boot: String,
     looker: Arc<Mutex<Looker>>,
     /// The newest look that was taken account of.
     look: u64,
+    /// Whether there was one that came to all processes.
+    is_seen: bool,
     endpoint: Option<Endpoint>,
     version: u64,
     folder: Option<Folder>,
@@ -177,6 +175,7 @@ impl AllocationProbe {
             boot: read_text(&root.proc("sys/kernel/random/boot_id")).unwrap_or_default(),
             looker: Looker::of(root),
             look: 0,
+            is_seen: false,
             endpoint: None,
             version: 0,
             folder: options.folder.as_ref().map(|folder| Folder::new(root.path(folder))),
@@ -185,7 +184,6 @@ impl AllocationProbe {
             told: BTreeSet::new(),
             is_unsaved: false,
             is_save_trouble_said: false,
-            root: root.clone(),
             options,
         }
     }
@@ -240,7 +238,7 @@ impl AllocationProbe {
         };
         let endpoint = Endpoint::start(EndpointOptions {
             address,
-            token: self.options.token.as_ref().map(|path| self.root.path(path)),
+            token: self.options.token.clone(),
             state: self.options.state.as_ref().map(|folder| folder.join("endpoint.json")),
             boot: self.boot.clone(),
         });
@@ -271,6 +269,7 @@ impl AllocationProbe {
         }
         let mut left = 0;
         while let Some((key, mut line)) = present.pop_first() {
+            let is_full = self.held.len() >= MAX_LINES;
             match self.held.get_mut(&key) {
                 Some(before) => {
                     if source == Source::Cgroup {
@@ -281,7 +280,7 @@ impl AllocationProbe {
                         changes.held.insert(key);
                     }
                 }
-                None if self.held.len() >= MAX_LINES => left += 1,
+                None if is_full => left += 1,
                 None => {
                     self.held.insert(key.clone(), line);
                     changes.held.insert(key);
@@ -296,10 +295,11 @@ impl AllocationProbe {
         let found = self.looker.lock().found();
         if found.look != self.look {
             // What is there at the first look began before it.
-            let now = (self.look != 0).then_some(tick.ts_micros);
+            let now = self.is_seen.then_some(tick.ts_micros);
             self.look = found.look;
-            // Those that were not come to may hold what is not seen now.
-            if found.left == 0 || !found.holders.is_empty() {
+            // Those that were not come to may hold what was held before; later looks always come to holders.
+            if found.left == 0 || self.is_seen {
+                self.is_seen = true;
                 self.settle(Source::Cgroup, seen(&found.holders, now), changes);
             }
         }
@@ -397,7 +397,7 @@ impl Probe for AllocationProbe {
         if tick.first {
             self.load(&mut changes);
         }
-        let listening = if tick.is_due(RETRY) || self.version == 0 { self.listen(tick) } else { Ok(()) };
+        let listening = self.listen(tick);
         let found = self.see(tick, &mut changes);
         self.hear(&mut changes);
         let folder = self.read_folder(tick, &mut changes);
@@ -657,7 +657,7 @@ mod tests {
             let (batch, _) = sample(&mut probe, TICK, true);
             let wanted = if boot == "one" { "held" } else { "ended" };
             assert_eq!(summary(&batch), [format!("cgroup unit:ollama.service GPU-6b1f {wanted}")], "{boot}");
-            sample(&mut probe, TICK + 1_000_000, false);
+            let _ = sample(&mut probe, TICK + 1_000_000, false);
         }
     }
 
