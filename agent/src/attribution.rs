@@ -117,7 +117,7 @@ impl<'p> Place<'p> {
             }
         } else if is_id(name, LONG_ID) {
             let runtime = match (self.before, self.before_that) {
-                ("docker", _) | (_, "ecs") | ("actions_job", _) => Some("docker"),
+                ("docker" | "actions_job", _) | (_, "ecs") => Some("docker"),
                 ("k8s.io" | "moby" | "default", _) => Some("containerd"),
                 ("isulad", _) => Some("isulad"),
                 ("libpod_parent", _) => Some("podman"),
@@ -209,8 +209,7 @@ impl<'p> Place<'p> {
     fn unit(&mut self, segment: &str, owner: &mut Owner) {
         // What might be mistaken for a file of the kernel's, systemd writes with a mark in front.
         let name = segment.strip_prefix('_').unwrap_or(segment);
-        let is_running =
-            [".service", ".scope", ".socket", ".mount", ".swap"].iter().any(|kind| name.ends_with(kind));
+        let is_running = [".service", ".scope", ".socket", ".mount", ".swap"].iter().any(|kind| name.ends_with(kind));
         if is_running || name.ends_with(".slice") && !self.is_running_unit {
             owner.unit = Some(unescape(name));
             self.is_running_unit = is_running;
@@ -459,10 +458,7 @@ mod tests {
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUNDER.slice/cri-containerd-ID.scope",
                 "containerd ID UID - - - cri-containerd-ID.scope",
             ),
-            (
-                "/kubepods.slice/kubepods-podUNDER.slice/crio-ID.scope/container",
-                "cri-o ID UID - - - crio-ID.scope",
-            ),
+            ("/kubepods.slice/kubepods-podUNDER.slice/crio-ID.scope/container", "cri-o ID UID - - - crio-ID.scope"),
             ("/kubepods.slice/kubepods-podUNDER.slice/crio-conmon-ID.scope", "- - UID - - - crio-conmon-ID.scope"),
             ("/kubepods.slice/kubepods-podUNDER.slice/docker-ID.scope", "docker ID UID - - - docker-ID.scope"),
             ("/kubepods/besteffort/podUID/ID", "- ID UID - - - -"),
@@ -488,10 +484,7 @@ mod tests {
                 "/machine.slice/systemd-nspawn@web.service/payload",
                 "systemd-nspawn web - - - - systemd-nspawn@web.service",
             ),
-            (
-                r"/machine.slice/machine-a\x2db.scope",
-                "systemd-nspawn a-b - - - - machine-a-b.scope",
-            ),
+            (r"/machine.slice/machine-a\x2db.scope", "systemd-nspawn a-b - - - - machine-a-b.scope"),
             (r"/machine.slice/machine-qemu\x2d1\x2dvm.scope", "- - - - - - machine-qemu-1-vm.scope"),
             (
                 "/user.slice/user-7.slice/user@7.service/user.slice/apptainer-99.scope",
@@ -500,10 +493,7 @@ mod tests {
             // Slurm
             ("/slurm/uid_1001/job_42/step_0/task_0", "- - - slurm 42 0 -"),
             ("/slurm_node1/uid_0/job_42/step_batch", "- - - slurm 42 batch -"),
-            (
-                "/system.slice/slurmstepd.scope/job_42/step_batch/user/task_0",
-                "- - - slurm 42 batch slurmstepd.scope",
-            ),
+            ("/system.slice/slurmstepd.scope/job_42/step_batch/user/task_0", "- - - slurm 42 batch slurmstepd.scope"),
             (
                 "/system.slice/gx10-ac12_slurmstepd.scope/job_12/step_extern/user/task_special",
                 "- - - slurm 12 extern gx10-ac12_slurmstepd.scope",
@@ -541,11 +531,17 @@ mod tests {
             ("0::/\n".to_owned(), Some("/")),
             ("12:cpu:/a\n4:memory:/docker/abc\n0::/\n".to_owned(), Some("/docker/abc")),
             ("1:name=systemd:/a:b\n".to_owned(), Some("/a:b")),
-            ("9:pids:/user.slice/longer\n4:memory:/user.slice\n1:name=systemd:/user.slice/s\n0::/\n".to_owned(),
-                Some("/user.slice/s")),
+            (
+                "9:pids:/user.slice/longer\n4:memory:/user.slice\n1:name=systemd:/user.slice/s\n0::/\n".to_owned(),
+                Some("/user.slice/s"),
+            ),
             // Slurm of version 1 on a host that has both versions.
-            ("10:devices:/slurm/uid_1/job_2/step_0\n1:name=systemd:/system.slice/slurmd.service\n\
-              0::/system.slice/slurmd.service\n".to_owned(), Some("/slurm/uid_1/job_2/step_0")),
+            (
+                "10:devices:/slurm/uid_1/job_2/step_0\n1:name=systemd:/system.slice/slurmd.service\n\
+              0::/system.slice/slurmd.service\n"
+                    .to_owned(),
+                Some("/slurm/uid_1/job_2/step_0"),
+            ),
             (format!("10:net_prio:{docker}\n4:memory:{docker}\n0::/\n"), Some(docker.as_str())),
             ("nonsense".to_owned(), None),
             (String::new(), None),

@@ -525,7 +525,8 @@ mod tests {
             let answer = ask(&endpoint, request);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
         }
-        let waiting = "POST /v1/allocations HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n{\"id\":\"a\"}";
+        let waiting =
+            "POST /v1/allocations HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n{\"id\":\"a\"}";
         let answer = ask(&endpoint, waiting);
         assert!(answer.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 "), "{answer}");
     }

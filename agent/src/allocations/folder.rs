@@ -71,7 +71,8 @@ impl Folder {
 
     /// Files that cannot be read, and why.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
-        let refused = self.files.iter().filter_map(|(name, (_, file))| Some((name.as_str(), file.as_ref().err()?.as_str())));
+        let refused =
+            self.files.iter().filter_map(|(name, (_, file))| Some((name.as_str(), file.as_ref().err()?.as_str())));
         refused.take(MAX_REFUSED)
     }
 

@@ -243,11 +243,7 @@ impl Open {
             "nvidia-uvm" | "nvidia-modeset" => self.has_nvidia_memory = true,
             "kfd" | "mkfd" => self.has_kfd = true,
             "mxcd" => self.has_metax = true,
-            name if is_card(name) => {
-                if !self.cards.iter().any(|card| card == name) {
-                    self.cards.push(name.to_owned());
-                }
-            }
+            name if is_card(name) && !self.cards.iter().any(|card| card == name) => self.cards.push(name.to_owned()),
             _ => {}
         }
     }
@@ -279,7 +275,8 @@ impl Open {
 
 /// Whether a name below `/dev` is that of a card, and not of what the driver has beside.
 fn is_card(name: &str) -> bool {
-    let prefixes = ["nvidia", "dri/renderD", "davinci", "vdavinci", "cambricon_dev", "mtgpu.", "gcu", "dtu", "iluvatar"];
+    let prefixes =
+        ["nvidia", "dri/renderD", "davinci", "vdavinci", "cambricon_dev", "mtgpu.", "gcu", "dtu", "iluvatar"];
     prefixes
         .iter()
         .filter_map(|prefix| name.strip_prefix(prefix))
@@ -420,7 +417,12 @@ pub(crate) mod tests {
     fn those_who_have_cards_open_are_found() {
         let directory = tempfile::tempdir().unwrap();
         let root = host(directory.path());
-        process(&root, 10, "/slurm/uid_1/job_42/step_0", &["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia0"]);
+        process(
+            &root,
+            10,
+            "/slurm/uid_1/job_42/step_0",
+            &["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia0"],
+        );
         process(&root, 11, "/system.slice/dcgm.service", &["/dev/nvidiactl", "/dev/nvidia0"]);
         process(&root, 12, "/docker/x", &["/dev/kfd", "/dev/dri/renderD129", "socket:[5]"]);
         process(&root, 13, "/", &["/dev/dri/renderD129"]);
@@ -475,7 +477,8 @@ pub(crate) mod tests {
 
     #[test]
     fn names_of_cards_are_known() {
-        for name in ["nvidia0", "nvidia15", "dri/renderD128", "davinci7", "vdavinci100", "cambricon_dev0", "iluvatar3"] {
+        for name in ["nvidia0", "nvidia15", "dri/renderD128", "davinci7", "vdavinci100", "cambricon_dev0", "iluvatar3"]
+        {
             assert!(is_card(name), "{name}");
         }
         for name in ["nvidiactl", "nvidia-uvm", "nvidia", "dri/card0", "davinci_manager", "cambricon_ctl", "null", ""] {

@@ -87,11 +87,8 @@ impl AllocationOptions {
             settings.mistake("agent.allocations_dir: an absolute path");
         }
         // The key is the agent's own, read in its settings with the same default.
-        let data: PathBuf = settings.get(
-            "agent.data_dir",
-            "/var/lib/nodescope/agent",
-            "Folder of the agent's identity and spool.",
-        );
+        let data: PathBuf =
+            settings.get("agent.data_dir", "/var/lib/nodescope/agent", "Folder of the agent's identity and spool.");
         Self { address, token, folder, state: Some(data.join("allocations")) }
     }
 }
@@ -218,9 +215,8 @@ impl AllocationProbe {
         let lines = self.held.iter().filter(|((source, ..), _)| *source != Source::Endpoint);
         let lines = lines.map(|(key, line)| (key.clone(), line.clone())).collect();
         let state = State { boot: self.boot.clone(), lines };
-        let saved = serde_json::to_vec(&state)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| write_whole(&path, &bytes));
+        let saved =
+            serde_json::to_vec(&state).map_err(std::io::Error::other).and_then(|bytes| write_whole(&path, &bytes));
         if let Err(error) = saved
             && !std::mem::replace(&mut self.is_save_trouble_said, true)
         {
@@ -428,7 +424,7 @@ impl Probe for AllocationProbe {
             return Err(ProbeError::Absent(
                 "the PCI bus shows no accelerator, and neither agent.allocations_address nor agent.allocations_dir is \
                  set"
-                    .to_owned(),
+                .to_owned(),
             ));
         }
         if found.denied > 0 && found.holders.is_empty() {

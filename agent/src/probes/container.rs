@@ -135,7 +135,8 @@ impl Hierarchy {
             return Some(Self::Unified(mount));
         }
         let find = |names: &[&str]| names.iter().map(|name| mount.join(name)).find(|path| path.is_dir());
-        let tree = find(&["memory", "cpuacct", "cpu,cpuacct", "cpuacct,cpu", "freezer", "cpuset", "devices", "systemd"])?;
+        let tree =
+            find(&["memory", "cpuacct", "cpu,cpuacct", "cpuacct,cpu", "freezer", "cpuset", "devices", "systemd"])?;
         let or_nowhere = |names: &[&str]| find(names).unwrap_or_else(|| mount.join("nowhere"));
         Some(Self::Controllers {
             cpu: or_nowhere(&["cpu", "cpu,cpuacct", "cpuacct,cpu"]),
@@ -271,10 +272,8 @@ impl Probe for ContainerProbe {
         let Some(hierarchy) = Hierarchy::find(&self.root) else {
             return Err(ProbeError::Absent("no control groups are mounted at /sys/fs/cgroup".to_owned()));
         };
-        self.walk(hierarchy.tree()).map_err(|source| ProbeError::Read {
-            path: hierarchy.tree().display().to_string(),
-            source,
-        })?;
+        self.walk(hierarchy.tree())
+            .map_err(|source| ProbeError::Read { path: hierarchy.tree().display().to_string(), source })?;
         let mut order: Vec<(GroupKind, &str)> =
             self.groups.iter().map(|(path, group)| (group.kind, path.as_str())).collect();
         order.sort_unstable();

@@ -180,7 +180,14 @@ impl ProcessProbe {
     }
 
     /// Appends the row of one process.
-    fn append(&self, process: &Process, top_by: &'static str, holder: Option<&Holder>, pss: Option<u64>, rows: &mut Rows) {
+    fn append(
+        &self,
+        process: &Process,
+        top_by: &'static str,
+        holder: Option<&Holder>,
+        pss: Option<u64>,
+        rows: &mut Rows,
+    ) {
         let directory = self.root.proc(process.pid.to_string());
         let text =
             |file: &str| String::from_utf8_lossy(&fs::read(directory.join(file)).unwrap_or_default()).into_owned();
@@ -531,7 +538,8 @@ mod tests {
         write(5);
         let root = HostRoot::new(directory.path());
         let mut probe = ProcessProbe::new(&ProbeOptions { root, top_processes: 1, ..fixture_options() });
-        let mut at = |seconds: i64| listed(&sample_at(&mut probe, &Tick { ts_micros: seconds * 1_000_000, first: false }));
+        let mut at =
+            |seconds: i64| listed(&sample_at(&mut probe, &Tick { ts_micros: seconds * 1_000_000, first: false }));
         assert_eq!(at(10), [Some(2)], "new");
         write(6);
         assert!(at(20).is_empty());
