@@ -16,10 +16,13 @@ pub mod accelerators;
 mod allocations;
 pub mod attribution;
 pub mod cli;
+mod dbus;
 mod executables;
 pub mod exposition;
+mod glob;
 pub mod host_root;
 pub mod installation;
+mod journal;
 mod kernel_log;
 pub mod metrics;
 mod netlink;
@@ -32,6 +35,7 @@ pub mod scrape;
 pub mod settings;
 mod sockets;
 pub mod spool;
+mod state_file;
 pub mod ticker;
 
 use std::sync::Arc;
@@ -70,12 +74,15 @@ pub enum AgentError {
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but being told.
 pub async fn run(
-    settings: AgentSettings,
+    mut settings: AgentSettings,
     catalogue: Arc<Catalogue>,
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let installation = Installation::begin(&settings.data_dir, &settings.probes.root)?;
+    // Only the agent that owns the folder remembers there: `--once` must not read past what it has still to report.
+    settings.probes.login.state = Some(settings.data_dir.clone());
+    settings.probes.config_change.state = Some(settings.data_dir.clone());
     tracing::info!(agent = installation.agent, boot = installation.boot, host = settings.host, "the agent begins");
     let metrics = health.register(AgentMetrics::register);
     let exposition = Arc::new(Exposition::new());
