@@ -201,6 +201,16 @@ impl<S: ReadAt> Journal<S> {
         &self.header
     }
 
+    /// The file.
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Begins after the entry of that number, where nothing has been read yet.
+    pub(crate) fn begin_after(&mut self, number: u64) {
+        self.from = From::After(number);
+    }
+
     /// Number of the last message given, or of the one reading began after.
     pub(crate) fn last(&self) -> u64 {
         match self.from {
@@ -467,7 +477,7 @@ fn siphash24(key: &[u8; 16], bytes: &[u8]) -> u64 {
         v[1] = v[1].rotate_left(17) ^ v[2];
         v[2] = v[2].rotate_left(32);
     };
-    let mut take = |v: &mut [u64; 4], word: u64| {
+    let take = |v: &mut [u64; 4], word: u64| {
         v[3] ^= word;
         round(v);
         round(v);
@@ -541,8 +551,8 @@ mod tests {
 
     use super::*;
 
-    /// Files that systemd 252 wrote from the same 403 messages: compact with keyed hashes and zstd, and the older form
-    /// with Jenkins' hash and LZ4. The last message is longer than 512 bytes, which is when values are compressed.
+    /// Files that systemd 252 wrote from the same 403 messages: compact with keyed hashes, and the older form with
+    /// 64-bit offsets and Jenkins' hash. The last message is longer than 512 bytes, which is when values are compressed.
     fn recorded(name: &str) -> Vec<u8> {
         let path = format!("{}/tests/fixtures/journal/{name}.journal.zst", env!("CARGO_MANIFEST_DIR"));
         zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
@@ -558,7 +568,7 @@ mod tests {
 
     #[test]
     fn messages_of_chosen_programs_come_in_order_from_both_forms_of_the_file() {
-        let all: Vec<_> = ["compact-zstd", "regular-lz4"].iter().map(|f| read_all(&recorded(f), From::Since(0))).collect();
+        let all: Vec<_> = ["compact-zstd", "regular-jenkins"].iter().map(|f| read_all(&recorded(f), From::Since(0))).collect();
         assert_eq!(all[0].len(), 103);
         assert_eq!(all[0], all[1]);
         let messages = &all[0];
@@ -582,7 +592,7 @@ mod tests {
 
     #[test]
     fn the_rest_comes_next_time_and_a_long_backlog_is_cut() {
-        let bytes = recorded("regular-lz4");
+        let bytes = recorded("regular-jenkins");
         let all = read_all(&bytes, From::Since(0));
         let mut journal = Journal::open(&bytes[..], &["sshd", "sudo"], From::Since(0)).unwrap();
         let mut messages = Vec::new();
@@ -606,6 +616,15 @@ mod tests {
         assert_eq!(siphash24(&key, &bytes), 0xa129_ca61_49be_45e5);
         assert_eq!(jenkins_lookup3(b""), 0xdead_beef_dead_beef);
         assert_eq!(jenkins_lookup3(b"Four score and seven years ago"), 0x1777_0551_ce72_26e6);
+    }
+
+    #[test]
+    fn lz4_blocks_have_their_length_before_them() {
+        let value = b"MESSAGE=".repeat(100);
+        let mut bytes = (value.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(lz4_flex::block::compress(&value));
+        assert_eq!(decompress_lz4(&bytes), Some(value));
+        assert_eq!(decompress_lz4(&u64::MAX.to_le_bytes()), None);
     }
 
     #[test]
