@@ -554,7 +554,7 @@ mod tests {
     use super::testing::{Out, body_texts, serve};
     use super::*;
 
-    /// As `busctl monitor` shows such a call on a Debian 12 host, byte for byte.
+    /// Worked out by hand from the specification, byte for byte.
     #[test]
     fn a_call_is_marshalled_as_the_specification_has_it() {
         let mut out = Vec::new();
@@ -607,6 +607,45 @@ mod tests {
         assert_eq!(replies[2].values().unwrap().text(), Some("two"));
         drop(bus);
         served.join().unwrap();
+    }
+
+    /// The reference implementation understands us, and we understand it. Skipped where it is not installed.
+    #[test]
+    fn a_real_bus_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("bus");
+        let config = directory.path().join("bus.conf");
+        let text = format!(
+            "<busconfig><listen>unix:path={}</listen><policy context=\"default\"><allow user=\"*\"/>\
+             <allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/></policy>\
+             </busconfig>",
+            socket.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let daemon = std::process::Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile"])
+            .spawn();
+        let Ok(mut daemon) = daemon else { return };
+        let there = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            socket.exists()
+        });
+        let bus = there.then(|| Bus::connect(&socket, false));
+        if !matches!(bus, Some(Ok(_))) {
+            daemon.kill().unwrap();
+        }
+        let mut bus = bus.expect("the daemon listens").expect("the bus answers");
+        let name = "org.freedesktop.DBus";
+        let bodies = [Body::default().text(name), Body::default().text("no.such.name"), Body::default()];
+        let call = |member, body| Call { destination: name, path: "/org/freedesktop/DBus", interface: name, member, body };
+        let calls = [call("GetNameOwner", &bodies[0]), call("GetNameOwner", &bodies[1]), call("GetId", &bodies[2])];
+        let replies = bus.call_all(&calls).unwrap();
+        assert_eq!(replies[0].values().unwrap().text(), Some(name));
+        assert_eq!(replies[1].values().unwrap_err(), "org.freedesktop.DBus.Error.NameHasNoOwner");
+        assert_eq!(replies[2].values().unwrap().text().map(str::len), Some(32));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     #[test]

@@ -137,8 +137,21 @@ pub(crate) struct Message {
     pub(crate) identifier: usize,
     /// The process that logged it, as the kernel says, or as it says itself.
     pub(crate) pid: Option<i64>,
+    /// The user it ran as, and its program, as the kernel says: any user can log under any identifier.
+    pub(crate) uid: Option<i64>,
+    pub(crate) program: Option<String>,
     /// What it says.
     pub(crate) text: String,
+}
+
+/// An entry's fields that are of interest.
+#[derive(Debug, Default)]
+struct Fields {
+    text: Option<String>,
+    kernels_pid: Option<i64>,
+    own_pid: Option<i64>,
+    uid: Option<i64>,
+    program: Option<String>,
 }
 
 /// One program's chain of entries, and how far it was read.
@@ -250,9 +263,11 @@ impl<S: ReadAt> Journal<S> {
             self.chains[identifier].seen += 1;
             self.last = self.last.max(number);
             if entry != 0
-                && let Some((text, pid)) = self.message(entry)
+                && let Some(fields) = self.fields(entry)
+                && let Some(text) = fields.text
             {
-                give(Message { number, at, identifier, pid, text });
+                let pid = fields.own_pid.or(fields.kernels_pid);
+                give(Message { number, at, identifier, pid, uid: fields.uid, program: fields.program, text });
             }
         }
         skipped
@@ -386,27 +401,32 @@ impl<S: ReadAt> Journal<S> {
     }
 
     /// What an entry says, and who says it.
-    fn message(&mut self, offset: u64) -> Option<(String, Option<i64>)> {
+    fn fields(&mut self, offset: u64) -> Option<Fields> {
         let mut head = [0u8; OBJECT_HEAD];
         self.exact(&mut head, offset)?;
         let width = if self.header.is_compact { 4 } else { 16 };
         let fields = usize::try_from(u64_at(&head, 8)?.checked_sub(ENTRY_HEAD as u64)?).ok()? / width;
         let mut items = vec![0; fields.min(MAX_FIELDS) * width];
         self.exact(&mut items, offset.checked_add(ENTRY_HEAD as u64)?)?;
-        let (mut text, mut kernels_pid, mut own_pid) = (None, None, None);
+        let mut found = Fields::default();
         for item in items.chunks_exact(width) {
             let data = if self.header.is_compact { u64::from(u32_at(item, 0)?) } else { u64_at(item, 0)? };
             if self.boring.contains(&data) {
                 continue;
             }
             let Some(payload) = self.data_head(data).and_then(|head| self.payload(data, &head)) else { continue };
-            let pid = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+            let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+            let text = |value: &[u8]| Some(String::from_utf8_lossy(value).into_owned());
             if let Some(value) = payload.strip_prefix(b"MESSAGE=") {
-                text = Some(String::from_utf8_lossy(value).into_owned());
+                found.text = text(value);
             } else if let Some(value) = payload.strip_prefix(b"_PID=") {
-                kernels_pid = pid(value);
+                found.kernels_pid = number(value);
             } else if let Some(value) = payload.strip_prefix(b"SYSLOG_PID=") {
-                own_pid = pid(value);
+                found.own_pid = number(value);
+            } else if let Some(value) = payload.strip_prefix(b"_UID=") {
+                found.uid = number(value);
+            } else if let Some(value) = payload.strip_prefix(b"_EXE=") {
+                found.program = text(value);
             } else {
                 if self.boring.len() >= MAX_BORING {
                     self.boring.clear();
@@ -414,7 +434,7 @@ impl<S: ReadAt> Journal<S> {
                 self.boring.insert(data);
             }
         }
-        Some((text?, own_pid.or(kernels_pid)))
+        Some(found)
     }
 
     fn exact(&self, buffer: &mut [u8], offset: u64) -> Option<()> {
@@ -574,7 +594,7 @@ mod tests {
         let messages = &all[0];
         assert!(messages.is_sorted_by_key(|m| m.number));
         assert_eq!(messages[0].text, "Failed password for invalid user admin from 203.0.113.0 port 40000 ssh2");
-        assert_eq!(messages[0].pid, Some(1_000));
+        assert_eq!((messages[0].pid, messages[0].uid), (Some(1_000), Some(0)));
         assert_eq!(messages[0].at, 1_764_050_001_000_000);
         assert_eq!(messages.iter().filter(|m| m.identifier == 1).count(), 1);
         let long = messages.last().unwrap();

@@ -456,7 +456,8 @@ mod tests {
     use crate::dbus::testing::{Asked, Out, body_texts, serve};
     use crate::probes::testing::{FIRST_TICK, bools, ints, row_of, sample_at, texts};
 
-    const NEXT: Tick = Tick { ts_micros: 1_700_000_010_000_000, first: false };
+    const NEXT: Tick = Tick { ts_micros: 1_700_000_020_000_000, first: false };
+    const AT_HALF_A_MINUTE: Tick = Tick { ts_micros: 1_700_000_010_000_000, first: false };
 
     #[derive(Clone)]
     struct Unit {
@@ -563,7 +564,7 @@ mod tests {
         for _ in 0..REFRESH_TICKS {
             sample_at(&mut probe, &NEXT);
         }
-        let batch = sample_at(&mut probe, &Tick { ts_micros: 1_700_000_010_000_000 / 30_000_000 * 30_000_000, first: false });
+        let batch = sample_at(&mut probe, &AT_HALF_A_MINUTE);
         assert_eq!(ints(&batch, "restarts")[row_of(&batch, "unit", "b.service")], Some(9));
     }
 

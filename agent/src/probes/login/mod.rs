@@ -13,7 +13,8 @@
 //! the journal if a file of it can be read, else from `auth.log` or `secure`, and only where there is neither, failures
 //! from `btmp`. Sessions are taken from `wtmp`; where there is none (distributions are leaving it for SQLite), from
 //! systemd-logind's lines, or where that does not run, from those of `pam_unix`. The journal goes before the text because
-//! its times are exact and its lines cannot be forged by other programs.
+//! its times are exact, and because it has from the kernel who logged a line: any user can write `sshd: Accepted …` to
+//! the system's log, and in the text nothing tells it from a true one.
 //!
 //! sshd tells of one failure in several lines. `Invalid user` comes first and is held for half a minute: the line of
 //! the failure itself usually follows, and takes its place. Lines of a connection's end count only when no failure of
@@ -260,9 +261,9 @@ impl LoginProbe {
                 }
             }
         }
-        for session in sources::sessions(&self.root) {
+        for session in sources::sessions(&self.root).into_iter().filter(Session::is_of_people) {
             let event = of_session(&session);
-            self.session_users.insert(session.id, event);
+            remember(&mut self.session_users, session.id, event);
         }
     }
 
@@ -270,9 +271,9 @@ impl LoginProbe {
     fn read_lines(&mut self, now: i64, sessions: SessionSource, out: &mut Vec<Told>) -> Result<u64, ProbeError> {
         let mut lines: Vec<(Told, Weight)> = Vec::new();
         let mut skipped = 0;
-        let journals = self.journals.as_mut().filter(|journals| {
+        let journals = self.journals.as_mut().and_then(|journals| {
             journals.scan();
-            journals.are_there()
+            journals.are_there().then_some(journals)
         });
         let mut take = |source: Source, at: i64, identifier: &str, pid: Option<i64>, text: &str| {
             if let Some((mut event, weight)) = lines::parse(identifier, text) {
@@ -282,6 +283,9 @@ impl LoginProbe {
         };
         if let Some(journals) = journals {
             skipped += journals.read(MAX_EVENTS, |identifier, message| {
+                if !is_genuine(identifier, message.uid, message.program.as_deref()) {
+                    return;
+                }
                 take(Source::Journal, i64::try_from(message.at).unwrap_or(0), identifier, message.pid, &message.text);
             });
         } else if let Some(log) = LOGS.iter().find(|log| self.root.path(log).exists()) {
@@ -327,9 +331,7 @@ impl LoginProbe {
                 if told.event.kind == Kind::SessionOpened {
                     let known = sources::sessions(&self.root).into_iter().find(|session| session.id == id);
                     if let Some(session) = known {
-                        let is_people = !session.class.as_deref().is_some_and(|class| class != "user")
-                            && !session.service.as_deref().is_some_and(|service| service.starts_with("cron"));
-                        if !is_people {
+                        if !session.is_of_people() {
                             return;
                         }
                         let user = told.event.user.take();
@@ -448,6 +450,18 @@ impl LoginProbe {
             self.state.write(&now);
             self.last = now;
         }
+    }
+}
+
+/// Whether a line comes from the program that its identifier names. They run as root, but for sudo and su, which the
+/// user starts: of these, it is where their program lies that only root can choose.
+fn is_genuine(identifier: &str, uid: Option<i64>, program: Option<&str>) -> bool {
+    match identifier {
+        _ if uid == Some(0) => true,
+        "sudo" | "su" | "su-l" => program.is_none_or(|program| {
+            ["/usr/", "/bin/", "/sbin/", "/run/wrappers/", "/nix/store/"].iter().any(|folder| program.starts_with(folder))
+        }),
+        _ => uid.is_none(),
     }
 }
 

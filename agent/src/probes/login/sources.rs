@@ -133,7 +133,6 @@ impl Journals {
         }
         for inode in done {
             self.files.remove(&inode);
-            self.scanned = true;
         }
         skipped
     }
@@ -174,6 +173,14 @@ pub(super) struct Session {
     pub(super) tty: Option<String>,
     pub(super) host: Option<String>,
     pub(super) leader: Option<i64>,
+}
+
+impl Session {
+    /// Not cron's, not a greeter's, not the manager's of a user's services.
+    pub(super) fn is_of_people(&self) -> bool {
+        !self.class.as_deref().is_some_and(|class| !class.starts_with("user"))
+            && !self.service.as_deref().is_some_and(|service| service.starts_with("cron"))
+    }
 }
 
 /// `NAME=value` lines.

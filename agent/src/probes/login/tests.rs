@@ -107,6 +107,15 @@ fn the_journal_goes_before_the_text() {
 }
 
 #[test]
+fn a_line_that_another_user_logged_is_not_believed() {
+    assert!(is_genuine("sshd", Some(0), Some("/usr/sbin/sshd")));
+    assert!(is_genuine("sshd", None, None));
+    assert!(!is_genuine("sshd", Some(1000), Some("/usr/bin/logger")));
+    assert!(is_genuine("sudo", Some(1000), Some("/usr/bin/sudo")));
+    assert!(!is_genuine("sudo", Some(1000), Some("/home/mallory/sudo")));
+}
+
+#[test]
 fn terminals_come_from_wtmp_with_the_session_that_logind_knows() {
     let host = Host::new();
     let seconds = 1_700_000_000;
