@@ -522,8 +522,7 @@ pub(crate) mod testing {
         let serial = head.u32()?;
         let mut fields = head.structures()?;
         let body = head.at.next_multiple_of(8);
-        let mut asked =
-            Asked { path: String::new(), member: String::new(), body: bytes.get(body..)?.to_vec() };
+        let mut asked = Asked { path: String::new(), member: String::new(), body: bytes.get(body..)?.to_vec() };
         while !fields.is_at_end() {
             fields.structure()?;
             match (fields.byte()?, fields.signature()?) {
@@ -558,7 +557,8 @@ mod tests {
     #[test]
     fn a_call_is_marshalled_as_the_specification_has_it() {
         let mut out = Vec::new();
-        let call = Call { destination: "a.b", path: "/p", interface: "i.j", member: "M", body: &Body::default().text("x") };
+        let call =
+            Call { destination: "a.b", path: "/p", interface: "i.j", member: "M", body: &Body::default().text("x") };
         marshal(&call, 7, &mut out);
         let expected: Vec<u8> = [
             &b"l\x01\x00\x01\x06\0\0\0\x07\0\0\0\x48\0\0\0"[..],
@@ -599,9 +599,8 @@ mod tests {
         let mut bus = Bus::connect(&socket, false).unwrap();
         let bodies = [Body::default().text("one"), Body::default().text("two")];
         let call = |member, body| Call { destination: "d", path: "/o", interface: "i", member, body };
-        let replies = bus
-            .call_all(&[call("Echo", &bodies[0]), call("None", &bodies[0]), call("Echo", &bodies[1])])
-            .unwrap();
+        let replies =
+            bus.call_all(&[call("Echo", &bodies[0]), call("None", &bodies[0]), call("Echo", &bodies[1])]).unwrap();
         assert_eq!(replies[0].values().unwrap().text(), Some("one"));
         assert_eq!(replies[1].values().unwrap_err(), "org.freedesktop.DBus.Error.UnknownMethod");
         assert_eq!(replies[2].values().unwrap().text(), Some("two"));
@@ -638,7 +637,8 @@ mod tests {
         let mut bus = bus.expect("the daemon listens").expect("the bus answers");
         let name = "org.freedesktop.DBus";
         let bodies = [Body::default().text(name), Body::default().text("no.such.name"), Body::default()];
-        let call = |member, body| Call { destination: name, path: "/org/freedesktop/DBus", interface: name, member, body };
+        let call =
+            |member, body| Call { destination: name, path: "/org/freedesktop/DBus", interface: name, member, body };
         let calls = [call("GetNameOwner", &bodies[0]), call("GetNameOwner", &bodies[1]), call("GetId", &bodies[2])];
         let replies = bus.call_all(&calls).unwrap();
         assert_eq!(replies[0].values().unwrap().text(), Some(name));

@@ -17,8 +17,27 @@ const MAX_ENTRIES: usize = 20_000;
 
 /// File systems whose files are on another machine, or come into being when one looks.
 const REMOTE: &[&str] = &[
-    "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre",
-    "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
+    "9p",
+    "afs",
+    "autofs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse.glusterfs",
+    "fuse.sshfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "panfs",
+    "pvfs2",
+    "smb3",
+    "smbfs",
+    "wekafs",
 ];
 
 /// Whether a text is of a pattern's form. Both are compared byte by byte; an upper-case letter is another letter.
@@ -160,7 +179,7 @@ impl Walk<'_> {
     fn one(&mut self, path: &Path, rest: &[&str], must_be_file: bool) {
         if !rest.is_empty() {
             self.below(path, rest);
-        } else if !self.remote.hold(path) && !(must_be_file && self.root.path(path).is_dir()) {
+        } else if !(self.remote.hold(path) || must_be_file && self.root.path(path).is_dir()) {
             self.add(path);
         }
     }

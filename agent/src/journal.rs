@@ -307,8 +307,7 @@ impl<S: ReadAt> Journal<S> {
 
     /// Looks a `FIELD=value` up.
     fn find(&self, value: &[u8]) -> Option<(u64, DataHead)> {
-        let hash =
-            if self.header.is_keyed { siphash24(&self.header.file_id, value) } else { jenkins_lookup3(value) };
+        let hash = if self.header.is_keyed { siphash24(&self.header.file_id, value) } else { jenkins_lookup3(value) };
         let bucket = (hash % self.header.buckets).checked_mul(16)?;
         let mut bytes = [0u8; 8];
         self.exact(&mut bytes, self.header.hash_table.checked_add(bucket)?)?;
@@ -588,7 +587,8 @@ mod tests {
 
     #[test]
     fn messages_of_chosen_programs_come_in_order_from_both_forms_of_the_file() {
-        let all: Vec<_> = ["compact-zstd", "regular-jenkins"].iter().map(|f| read_all(&recorded(f), From::Since(0))).collect();
+        let all: Vec<_> =
+            ["compact-zstd", "regular-jenkins"].iter().map(|f| read_all(&recorded(f), From::Since(0))).collect();
         assert_eq!(all[0].len(), 103);
         assert_eq!(all[0], all[1]);
         let messages = &all[0];

@@ -19,7 +19,7 @@ pub(crate) struct StateFile {
 
 impl StateFile {
     /// `NAME.json` in that folder; nothing is kept without one.
-    pub(crate) fn new(folder: Option<&Path>, name: &str) -> Self {
+    pub(crate) fn new(folder: Option<PathBuf>, name: &str) -> Self {
         Self { path: folder.map(|folder| folder.join(format!("{name}.json"))) }
     }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_what_is_torn_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = StateFile::new(Some(folder.path()), "x");
+        let mut file = StateFile::new(Some(folder.path().to_owned()), "x");
         assert_eq!(file.read::<Vec<u64>>(), None);
         file.write(&vec![1u64, 2]);
         assert_eq!(file.read::<Vec<u64>>(), Some(vec![1, 2]));
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_given_up() {
-        let mut file = StateFile::new(Some(Path::new("/nowhere/at/all")), "x");
+        let mut file = StateFile::new(Some("/nowhere/at/all".into()), "x");
         file.write(&1);
         assert!(file.path.is_none());
     }

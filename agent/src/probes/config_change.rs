@@ -80,7 +80,11 @@ impl ConfigChangeOptions {
             "Files watched for changes, with *, ?, [a-z] within a name and ** at the end for all below. \
              Replaces the built-in list.",
         );
-        files.extend(settings.list("agent.config_files_extra", "", "Files watched beside those of agent.config_files."));
+        files.extend(settings.list(
+            "agent.config_files_extra",
+            "",
+            "Files watched beside those of agent.config_files.",
+        ));
         for file in &files {
             if !file.starts_with('/') {
                 settings.mistake(format!("agent.config_files: `{file}` does not begin with /"));
@@ -138,7 +142,7 @@ pub struct ConfigChangeProbe {
 impl ConfigChangeProbe {
     /// Reads what was known when the agent last ran.
     pub fn new(root: &HostRoot, options: ConfigChangeOptions) -> Self {
-        let state = StateFile::new(options.state.as_deref(), "config_change");
+        let state = StateFile::new(options.state, "config_change");
         let remembered: Option<Remembered> = state.read();
         let is_known = remembered.is_some();
         Self {

@@ -557,7 +557,8 @@ mod tests {
 
     #[test]
     fn restarts_between_two_ticks_are_seen_within_a_minute() {
-        let host = Host::new(vec![unit("a.service", "active", "running"), unit("b.service", "active", "running")], false);
+        let host =
+            Host::new(vec![unit("a.service", "active", "running"), unit("b.service", "active", "running")], false);
         let mut probe = host.probe(&["*.service"]);
         sample_at(&mut probe, &FIRST_TICK);
         host.units.lock()[1].restarts = 9;

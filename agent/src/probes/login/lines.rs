@@ -263,7 +263,8 @@ fn sshd_attempt(mut event: Event, text: &str) -> Option<Event> {
     if let Some(key) = key {
         let mut words = key.split_ascii_whitespace();
         event.key_type = words.next().and_then(some);
-        event.key_fingerprint = words.next().filter(|w| w.starts_with("SHA256:") || w.starts_with("MD5:")).and_then(some);
+        event.key_fingerprint =
+            words.next().filter(|w| w.starts_with("SHA256:") || w.starts_with("MD5:")).and_then(some);
     }
     Some(event)
 }
@@ -511,7 +512,8 @@ mod tests {
 
     #[test]
     fn a_name_cannot_pretend_to_be_an_address_and_a_password_is_not_a_name() {
-        let (event, _) = of("sshd", "Failed password for invalid user x from 9.9.9.9 port 1 ssh2 from 203.0.113.9 port 7 ssh2");
+        let (event, _) =
+            of("sshd", "Failed password for invalid user x from 9.9.9.9 port 1 ssh2 from 203.0.113.9 port 7 ssh2");
         assert_eq!(from(&event), ("203.0.113.9", 7));
         assert_eq!((event.user, event.user_withheld), (None, true));
         for typed in ["S3cret!", "Hunter2", "correct horse", "a234567890123456789012345678901234"] {
@@ -524,7 +526,8 @@ mod tests {
 
     #[test]
     fn sudo_tells_who_became_whom_and_never_what_was_run() {
-        let (event, _) = of("sudo", "   alice : TTY=pts/0 ; PWD=/home/alice ; USER=root ; COMMAND=/usr/bin/mysql -psecret");
+        let (event, _) =
+            of("sudo", "   alice : TTY=pts/0 ; PWD=/home/alice ; USER=root ; COMMAND=/usr/bin/mysql -psecret");
         assert_eq!(event.kind, Kind::Privilege);
         assert_eq!(event.user.as_deref(), Some("alice"));
         assert_eq!(event.target_user.as_deref(), Some("root"));
@@ -539,7 +542,10 @@ mod tests {
             let (event, _) = of("sudo", &format!("bob : {why} ; TTY=pts/1 ; PWD=/ ; USER=root ; COMMAND=/bin/sh"));
             assert_eq!((event.kind, event.reason), (Kind::Failure, Some(reason)));
         }
-        assert_eq!(parse("sudo", "pam_unix(sudo:session): session opened for user root(uid=0) by alice(uid=1000)"), None);
+        assert_eq!(
+            parse("sudo", "pam_unix(sudo:session): session opened for user root(uid=0) by alice(uid=1000)"),
+            None
+        );
         assert_eq!(parse("sudo", "bob : (command continued) TTY=x ; USER=y"), None);
         assert_eq!(parse("sudo", "bob : unable to resolve host x"), None);
     }
@@ -547,12 +553,18 @@ mod tests {
     #[test]
     fn su_and_login_of_both_packages() {
         let (event, _) = of("su", "(to root) alice on pts/0");
-        assert_eq!((event.kind, event.user.as_deref(), event.target_user.as_deref()), (Kind::Privilege, Some("alice"), Some("root")));
+        assert_eq!(
+            (event.kind, event.user.as_deref(), event.target_user.as_deref()),
+            (Kind::Privilege, Some("alice"), Some("root"))
+        );
         assert_eq!(of("su", "FAILED SU (to root) alice on pts/0").0.kind, Kind::Failure);
         assert_eq!(of("su", "Successful su for root by alice").0.user.as_deref(), Some("alice"));
         assert_eq!(of("su", "FAILED su for root by alice").0.target_user.as_deref(), Some("root"));
         let (event, _) = of("login", "LOGIN ON tty1 BY alice");
-        assert_eq!((event.kind, event.tty.as_deref(), event.user.as_deref()), (Kind::Success, Some("tty1"), Some("alice")));
+        assert_eq!(
+            (event.kind, event.tty.as_deref(), event.user.as_deref()),
+            (Kind::Success, Some("tty1"), Some("alice"))
+        );
         assert_eq!(of("login", "ROOT LOGIN  on '/dev/tty1'").0.tty.as_deref(), Some("tty1"));
         assert_eq!(of("login", "ROOT LOGIN ON ttyS0").0.user.as_deref(), Some("root"));
         let (event, _) = of("login", "FAILED LOGIN 1 FROM tty1 FOR root, Authentication failure");
@@ -563,11 +575,16 @@ mod tests {
 
     #[test]
     fn sessions_of_logind_and_pam() {
-        for text in ["New session 5 of user alice.", "New session '5' of user 'alice' with class 'user' and type 'tty'."] {
+        for text in
+            ["New session 5 of user alice.", "New session '5' of user 'alice' with class 'user' and type 'tty'."]
+        {
             let (event, _) = of("systemd-logind", text);
             assert_eq!((event.session.as_deref(), event.user.as_deref()), (Some("5"), Some("alice")), "{text}");
         }
-        assert_eq!(parse("systemd-logind", "New session 'c1' of user 'root' with class 'background' and type 'x'."), None);
+        assert_eq!(
+            parse("systemd-logind", "New session 'c1' of user 'root' with class 'background' and type 'x'."),
+            None
+        );
         assert_eq!(of("systemd-logind", "Removed session 5.").0.kind, Kind::SessionClosed);
         for by in ["alice(uid=1000) by (uid=0)", "alice by (uid=0)"] {
             let (event, _) = of("sshd", &format!("pam_unix(sshd:session): session opened for user {by}"));
@@ -577,13 +594,17 @@ mod tests {
             "gdm-password]",
             "pam_unix(gdm-password:auth): authentication failure; logname= uid=0 euid=0 tty=/dev/tty1 ruser= rhost=  user=al",
         );
-        assert_eq!((event.kind, event.service.as_deref(), event.tty.as_deref()), (Kind::Failure, Some("gdm-password"), Some("tty1")));
+        assert_eq!(
+            (event.kind, event.service.as_deref(), event.tty.as_deref()),
+            (Kind::Failure, Some("gdm-password"), Some("tty1"))
+        );
         assert_eq!(parse("CRON", "pam_unix(cron:session): session opened for user root(uid=0) by (uid=0)"), None);
     }
 
     #[test]
     fn dropbear() {
-        let (event, _) = of("dropbear", "Pubkey auth succeeded for 'root' with ssh-ed25519 key SHA256:x from 10.0.0.1:40000");
+        let (event, _) =
+            of("dropbear", "Pubkey auth succeeded for 'root' with ssh-ed25519 key SHA256:x from 10.0.0.1:40000");
         assert_eq!((event.user.as_deref(), from(&event)), (Some("root"), ("10.0.0.1", 40000)));
         assert_eq!(of("dropbear", "Login attempt for nonexistent user from ::1:5").0.reason, Some("invalid user"));
     }

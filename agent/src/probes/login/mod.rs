@@ -227,7 +227,7 @@ pub struct LoginProbe {
 impl LoginProbe {
     /// Reads how far the agent had come when it last ran.
     pub fn new(root: &HostRoot, options: LoginOptions) -> Self {
-        let state = StateFile::new(options.state.as_deref(), "login");
+        let state = StateFile::new(options.state, "login");
         Self {
             root: root.clone(),
             last: state.read().unwrap_or_default(),
@@ -363,19 +363,22 @@ impl LoginProbe {
         let since = self.since;
         let Some(tail) = &mut self.btmp else { return Ok(0) };
         let size = Layout::HERE.size();
-        tail.read(|bytes| bytes.len() / size * size, |bytes| {
-            for record in utmp::parse_all(bytes, Layout::HERE).filter(|record| record.at >= since) {
-                let mut event = of_record(&record, Kind::Failure);
-                // Whether there is such a user is not in the record.
-                event.user = None;
-                event.set_unknown_user(&record.user);
-                if record.line.starts_with("ssh:") {
-                    event.service = Some("sshd".to_owned());
-                    event.tty = None;
+        tail.read(
+            |bytes| bytes.len() / size * size,
+            |bytes| {
+                for record in utmp::parse_all(bytes, Layout::HERE).filter(|record| record.at >= since) {
+                    let mut event = of_record(&record, Kind::Failure);
+                    // Whether there is such a user is not in the record.
+                    event.user = None;
+                    event.set_unknown_user(&record.user);
+                    if record.line.starts_with("ssh:") {
+                        event.service = Some("sshd".to_owned());
+                        event.tty = None;
+                    }
+                    out.push(Told { at: record.at, source: Source::Btmp.as_str(), event });
                 }
-                out.push(Told { at: record.at, source: Source::Btmp.as_str(), event });
-            }
-        })
+            },
+        )
         .map(|bytes| bytes / size as u64)
         .map_err(|source| ProbeError::Read { path: BTMP.to_owned(), source })
     }
@@ -459,7 +462,9 @@ fn is_genuine(identifier: &str, uid: Option<i64>, program: Option<&str>) -> bool
     match identifier {
         _ if uid == Some(0) => true,
         "sudo" | "su" | "su-l" => program.is_none_or(|program| {
-            ["/usr/", "/bin/", "/sbin/", "/run/wrappers/", "/nix/store/"].iter().any(|folder| program.starts_with(folder))
+            ["/usr/", "/bin/", "/sbin/", "/run/wrappers/", "/nix/store/"]
+                .iter()
+                .any(|folder| program.starts_with(folder))
         }),
         _ => uid.is_none(),
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::lines::IDENTIFIERS;
@@ -83,7 +83,7 @@ impl Journals {
                     file.archived = is_archived;
                 } else if !is_archived {
                     if self.files.len() < MAX_FILES {
-                        open(&mut self.files, entry.path(), &self.remembered, self.since, false);
+                        open(&mut self.files, &entry.path(), &self.remembered, self.since, false);
                     }
                 } else if first
                     && let Ok(meta) = entry.metadata()
@@ -95,7 +95,7 @@ impl Journals {
         }
         archived.sort_unstable();
         for (_, path) in archived.into_iter().rev().take(MAX_ARCHIVED) {
-            open(&mut self.files, path, &self.remembered, self.since, true);
+            open(&mut self.files, &path, &self.remembered, self.since, true);
         }
         self.files.retain(|inode, _| there.contains(inode));
     }
@@ -145,12 +145,12 @@ impl Journals {
 
 fn open(
     files: &mut HashMap<u64, Followed>,
-    path: PathBuf,
+    path: &Path,
     remembered: &BTreeMap<String, u64>,
     since: u64,
     archived: bool,
 ) {
-    let Ok(file) = File::open(&path) else { return };
+    let Ok(file) = File::open(path) else { return };
     let Ok(meta) = file.metadata() else { return };
     match Journal::open(file, IDENTIFIERS, From::Since(since)) {
         Ok(mut journal) => {
@@ -178,7 +178,7 @@ pub(super) struct Session {
 impl Session {
     /// Not cron's, not a greeter's, not the manager's of a user's services.
     pub(super) fn is_of_people(&self) -> bool {
-        !self.class.as_deref().is_some_and(|class| !class.starts_with("user"))
+        self.class.as_deref().is_none_or(|class| class.starts_with("user"))
             && !self.service.as_deref().is_some_and(|service| service.starts_with("cron"))
     }
 }

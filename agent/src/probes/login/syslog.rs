@@ -85,7 +85,14 @@ mod tests {
 
     #[test]
     fn what_is_no_line_is_none() {
-        for line in ["", "x", "Foo 31 23:59:59 busy sshd: x", "Feb 30 00:00:00 h sshd: x", "2026 h sshd: x", "Dec 31 23:59:5é h s: x"] {
+        for line in [
+            "",
+            "x",
+            "Foo 31 23:59:59 busy sshd: x",
+            "Feb 30 00:00:00 h sshd: x",
+            "2026 h sshd: x",
+            "Dec 31 23:59:5é h s: x",
+        ] {
             assert_eq!(parse(line, NEW_YEAR, utc), None, "{line}");
         }
     }

@@ -56,11 +56,7 @@ impl Tail {
     ///
     /// # Errors
     /// When the file cannot be opened or read.
-    pub(super) fn read(
-        &mut self,
-        whole: impl Fn(&[u8]) -> usize,
-        mut give: impl FnMut(&[u8]),
-    ) -> io::Result<u64> {
+    pub(super) fn read(&mut self, whole: impl Fn(&[u8]) -> usize, mut give: impl FnMut(&[u8])) -> io::Result<u64> {
         let first = !std::mem::replace(&mut self.looked, true);
         if self.open.is_none() {
             self.begin(first)?;
@@ -114,11 +110,7 @@ impl Tail {
     }
 
     /// Whether there may be more, and what was passed over.
-    fn read_open(
-        &mut self,
-        whole: &impl Fn(&[u8]) -> usize,
-        give: &mut impl FnMut(&[u8]),
-    ) -> io::Result<(bool, u64)> {
+    fn read_open(&mut self, whole: &impl Fn(&[u8]) -> usize, give: &mut impl FnMut(&[u8])) -> io::Result<(bool, u64)> {
         let Some((file, place)) = &mut self.open else { return Ok((false, 0)) };
         let size = file.metadata()?.len();
         let mut skipped = 0;
@@ -235,6 +227,9 @@ mod tests {
         std::fs::write(&path, vec![0; 384 * 30_000]).unwrap();
         let mut given = 0;
         let skipped = tail.read(whole, |bytes| given += bytes.len()).unwrap();
-        assert!(skipped > 0 && skipped % 384 == 0 && given > 0 && given % 384 == 0, "{skipped} {given}");
+        assert!(
+            skipped > 0 && skipped.is_multiple_of(384) && given > 0 && given.is_multiple_of(384),
+            "{skipped} {given}"
+        );
     }
 }

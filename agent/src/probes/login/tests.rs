@@ -39,7 +39,10 @@ impl Host {
     }
 
     fn probe(&self) -> LoginProbe {
-        LoginProbe::new(&HostRoot::new(self.directory.path()), LoginOptions { state: Some(self.state.path().to_owned()) })
+        LoginProbe::new(
+            &HostRoot::new(self.directory.path()),
+            LoginOptions { state: Some(self.state.path().to_owned()) },
+        )
     }
 }
 
