@@ -17,10 +17,13 @@ mod allocations;
 pub mod attribution;
 pub mod check;
 pub mod cli;
+mod dbus;
 mod executables;
 pub mod exposition;
+mod glob;
 pub mod host_root;
 pub mod installation;
+mod journal;
 mod kernel_log;
 pub mod metrics;
 mod netlink;
@@ -36,6 +39,7 @@ pub mod scrape;
 pub mod settings;
 mod sockets;
 pub mod spool;
+mod state_file;
 pub mod ticker;
 
 use std::sync::Arc;
@@ -181,7 +185,11 @@ impl Running {
         let pace = Pace::default();
         let mut ticker = Ticker::new(settings.interval, pace.clone());
         let mut facts = Vec::new();
-        for probe in probes::all(&settings.probes) {
+        // Only the agent that owns the folder remembers there: `--once` must not read past what it has still to report.
+        let mut options = settings.probes.clone();
+        options.login.state = Some(settings.data_dir.clone());
+        options.config_change.state = Some(settings.data_dir.clone());
+        for probe in probes::all(&options) {
             if settings.without.iter().any(|without| without == probe.table()) {
                 continue;
             }
