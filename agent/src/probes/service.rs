@@ -357,7 +357,7 @@ impl ServiceProbe {
             let state = manager.state.as_deref();
             rows.begin()
                 .text("unit", "systemd")
-                .text("active_state", state)
+                .text("manager_state", state)
                 .bool("system_running", state.map(|state| state == "running"))
                 .count("failed_units", manager.failed_units)
                 .count("queued_jobs", manager.jobs)
