@@ -20,7 +20,7 @@
 //! null_if = [9223372036854775794]                  # numbers that mean "not known"
 //! ```
 //!
-//! Further keys of a metric: `sum` (several metrics, all of which must be there, in place of `name`), `where` (labels a
+//! In a text, `{label?}` adds nothing and must be there all the same. Further keys of a metric: `sum` (several metrics, all of which must be there, in place of `name`), `where` (labels a
 //! sample must have), `combine` (`first`, `sum`, `max`, `min`: what several samples of one row make), `min` and `max` (in
 //! the column's unit; outside is NULL), `values` (numbers to words), `text` (a text from labels; the number is not used).
 //! Where a column is named twice, the first metric with a value goes. Without `min` and `max`, what cannot be is NULL: a
@@ -122,6 +122,8 @@ struct Template(Vec<Piece>);
 enum Piece {
     Text(String),
     Label(String),
+    /// A label that must be there and adds nothing.
+    Needed(String),
 }
 
 impl Template {
@@ -130,6 +132,7 @@ impl Template {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             let (label, after) = after.split_once('}').ok_or("a `}` is missing")?;
+            let (label, is_needed) = label.strip_suffix('?').map_or((label, false), |label| (label, true));
             let is_name = label.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             if !is_name {
@@ -138,7 +141,8 @@ impl Template {
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
             }
-            pieces.push(Piece::Label(label.to_owned()));
+            let label = label.to_owned();
+            pieces.push(if is_needed { Piece::Needed(label) } else { Piece::Label(label) });
             rest = after;
         }
         if !rest.is_empty() {
@@ -154,6 +158,7 @@ impl Template {
             match piece {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Label(label) => out.push_str(&labels.get(label)?),
+                Piece::Needed(label) => drop(labels.get(label)?),
             }
         }
         if out.len() > MAX_TEXT {
