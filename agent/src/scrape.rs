@@ -447,7 +447,7 @@ fn put_samples(rows: &mut Rows, exporter: &str, exposition: &Exposition, mapped:
             beyond += 1;
             continue;
         }
-        let labels: Vec<_> = sample.labels.iter().collect();
+        let labels: Vec<_> = sample.labels.filled().collect();
         rows.begin()
             .text("exporter", exporter)
             .text("name", sample.name)

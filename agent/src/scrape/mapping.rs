@@ -67,7 +67,6 @@ const UNITS: &[(&str, &str, f64)] = &[
     ("KiB/s", "bytes_per_second", 1024.0),
     ("MiB/s", "bytes_per_second", 1_048_576.0),
     ("GiB/s", "bytes_per_second", 1_073_741_824.0),
-    ("Mbit/s as bytes", "bytes_per_second", 125_000.0),
     ("bits_per_second", "bits_per_second", 1.0),
     ("Mbit/s", "bits_per_second", 1e6),
     ("Gbit/s", "bits_per_second", 1e9),
@@ -711,7 +710,7 @@ impl Reading<'_> {
             self.mistake(column_at, format!("`{name}` tells rows apart: it comes from labels, in [table.columns]"));
         }
         let (values, text) = self.words(at, metric, column);
-        let factor = self.unit(at, metric, column, values.is_empty() && text.is_none());
+        let factor = self.unit(at, metric, column);
         let number = |this: &mut Self, key: &str| metric.get(key).map(|value| this.number(value));
         let automatic = automatic_range(column);
         let range = (number(self, "min").unwrap_or(automatic.0), number(self, "max").unwrap_or(automatic.1));
@@ -768,7 +767,7 @@ impl Reading<'_> {
             self.template(value.span().start, &text)
         });
         let wants_words = column.column_type == ColumnType::Text;
-        if wants_words == (values.is_empty() && text.is_none()) {
+        if wants_words != (metric.get("values").is_some() || metric.get("text").is_some()) {
             self.mistake(
                 at,
                 format!(
@@ -783,10 +782,10 @@ impl Reading<'_> {
     }
 
     /// The factor to the column's unit.
-    fn unit(&mut self, at: usize, metric: &DeTable<'_>, column: &Column, is_number: bool) -> f64 {
+    fn unit(&mut self, at: usize, metric: &DeTable<'_>, column: &Column) -> f64 {
         let wanted = if column.unit.is_empty() { "1" } else { column.unit.as_str() };
         let given = metric.get("unit").map(|unit| (unit.span().start, self.text(unit)));
-        if is_number && !matches!(column.column_type, ColumnType::Int | ColumnType::Float | ColumnType::Bool) {
+        if !matches!(column.column_type, ColumnType::Int | ColumnType::Float | ColumnType::Bool | ColumnType::Text) {
             self.mistake(at, format!("`{}` is {}, which a metric cannot be", column.name, column.column_type.as_str()));
         }
         let (at, word) = given.unwrap_or((at, "1".to_owned()));
