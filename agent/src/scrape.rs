@@ -365,7 +365,12 @@ impl Probe for ScrapeProbe {
                     let mut wrong = exposition.first_wrong.clone();
                     if wrong.is_some() && wrong != worker.last_wrong {
                         let (exporter, wrong) = (&worker.target.name, wrong.as_deref());
-                        tracing::info!(exporter, wrong, lines = exposition.wrong, "an exporter writes what is no sample");
+                        tracing::info!(
+                            exporter,
+                            wrong,
+                            lines = exposition.wrong,
+                            "an exporter writes what is no sample"
+                        );
                     }
                     std::mem::swap(&mut worker.last_wrong, &mut wrong);
                     let made = mapped.rows.len();

@@ -118,7 +118,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exporters")
 }
 
-/// What each vendor's exporter writes, as rows. `NODESCOPE_UPDATE=1 cargo test` writes them anew.
+/// What each vendor's exporter writes, as rows. `UPDATE=1 cargo test` writes them anew.
 #[test]
 fn exporters_become_rows() {
     let mut differ = Vec::new();
@@ -145,7 +145,7 @@ fn exporters_become_rows() {
                 .collect::<String>(),
         );
         let golden = file.with_extension("rows");
-        if std::env::var_os("NODESCOPE_UPDATE").is_some() {
+        if std::env::var_os("UPDATE").is_some() {
             std::fs::write(&golden, &shown).unwrap();
         } else if std::fs::read_to_string(&golden).unwrap_or_default() != shown {
             differ.push(format!("==> {name}.rows\n{shown}"));

@@ -80,9 +80,9 @@ fn set(times: &[AtomicI64; VENDORS], vendor: VendorId, ts_micros: i64) {
 
 /// A clock that was set back makes nothing fresh for ever.
 fn is_fresh(times: &[AtomicI64; VENDORS], vendor: VendorId, ts_micros: i64) -> bool {
-    at(times, vendor).map(|time| time.load(Ordering::Relaxed)).is_some_and(|last| {
-        last != NEVER && last.saturating_sub(ts_micros).saturating_abs() <= FRESH_MICROS
-    })
+    at(times, vendor)
+        .map(|time| time.load(Ordering::Relaxed))
+        .is_some_and(|last| last != NEVER && last.saturating_sub(ts_micros).saturating_abs() <= FRESH_MICROS)
 }
 
 #[cfg(test)]

@@ -59,7 +59,9 @@ impl Source {
             };
         }
         if text.starts_with("https://") {
-            return Err("https is not supported: let the exporter listen on a loopback address, and use http".to_owned());
+            return Err(
+                "https is not supported: let the exporter listen on a loopback address, and use http".to_owned()
+            );
         }
         let rest = text.strip_prefix("http://").ok_or("it begins neither with http:// nor with file:/")?;
         let (authority, path) = match rest.find(['/', '?']).and_then(|at| rest.split_at_checked(at)) {
@@ -73,7 +75,10 @@ impl Source {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (host, after) = rest.split_once(']').ok_or("a `]` is missing")?;
-                (host, after.strip_prefix(':').or_else(|| after.is_empty().then_some("80")).ok_or("what is after `]`?")?)
+                (
+                    host,
+                    after.strip_prefix(':').or_else(|| after.is_empty().then_some("80")).ok_or("what is after `]`?")?,
+                )
             }
             None => authority.rsplit_once(':').unwrap_or((authority, "80")),
         };
@@ -395,11 +400,7 @@ impl<R: BufRead> Read for Body<R> {
 
 /// Gives every line of what is read, without its end, in place where it lies whole in the buffer. Returns how many bytes
 /// there were, and whether there were more than `most`; a line cut by that is not given.
-fn read_lines(
-    from: &mut impl Read,
-    most: u64,
-    mut line: impl FnMut(Result<&[u8], Wrong>),
-) -> io::Result<(u64, bool)> {
+fn read_lines(from: &mut impl Read, most: u64, mut line: impl FnMut(Result<&[u8], Wrong>)) -> io::Result<(u64, bool)> {
     let mut reader = BufReader::with_capacity(BUFFER, from);
     let mut part: Vec<u8> = Vec::new();
     // The rest of a line that is too long.
@@ -533,8 +534,20 @@ mod tests {
             assert_eq!(Source::parse(text), Ok(wanted), "{text}");
         }
         for text in [
-            "", "https://h/", "ftp://h", "file:x", "http://", "http://:1/", "http://h:x/", "http://u:p@h/", "http://[::1/",
-            "http://[::1]x", "http://h:99999/", "http://h/a b", "http://h/\r\nX: y", "http://h/#a",
+            "",
+            "https://h/",
+            "ftp://h",
+            "file:x",
+            "http://",
+            "http://:1/",
+            "http://h:x/",
+            "http://u:p@h/",
+            "http://[::1/",
+            "http://[::1]x",
+            "http://h:99999/",
+            "http://h/a b",
+            "http://h/\r\nX: y",
+            "http://h/#a",
         ] {
             assert!(Source::parse(text).is_err(), "{text}");
         }
@@ -542,7 +555,9 @@ mod tests {
 
     #[test]
     fn near_addresses_are_near() {
-        for near in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.31.0.1", "169.254.1.1", "100.64.0.1", "::1", "fd00::1"] {
+        for near in
+            ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.31.0.1", "169.254.1.1", "100.64.0.1", "::1", "fd00::1"]
+        {
             assert!(is_near(near.parse().unwrap()), "{near}");
         }
         for far in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "::ffff:8.8.8.8", "0.0.0.0"] {

@@ -32,8 +32,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use nodescope_model::catalogue::{Catalogue, Column, ColumnType, Kind};
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::text::{Exposition, Labels, Sample};
 use crate::accelerators::VendorId;
@@ -351,8 +351,7 @@ impl TableMapping {
                 return true;
             }
             None => {
-                let making =
-                    Making { texts: vec![None; self.outputs.len()], parts: vec![Part::default(); self.parts] };
+                let making = Making { texts: vec![None; self.outputs.len()], parts: vec![Part::default(); self.parts] };
                 rows.push((key.clone(), making));
                 index.insert(key, rows.len() - 1);
                 rows.len() - 1
@@ -567,7 +566,10 @@ impl Reading<'_> {
 
     fn number(&mut self, value: &Spanned<DeValue<'_>>) -> f64 {
         let number = match value.get_ref() {
-            #[allow(clippy::cast_precision_loss, reason = "sentinels lose their last digits in an exporter's text as well")]
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "sentinels lose their last digits in an exporter's text as well"
+            )]
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n as f64),
             DeValue::Float(number) => number.as_str().parse().ok(),
             _ => None,
@@ -617,22 +619,29 @@ impl Reading<'_> {
         let exporter = document.get("exporter").map(|value| (value.span().start, self.text(value)));
         match &exporter {
             Some((_, exporter)) if exporter == name => {}
-            Some((at, exporter)) => self.mistake(*at, format!("exporter = \"{exporter}\": the file is called {name}.toml")),
+            Some((at, exporter)) => {
+                self.mistake(*at, format!("exporter = \"{exporter}\": the file is called {name}.toml"))
+            }
             None => self.mistake(0, format!("exporter = \"{name}\" is missing")),
         }
         if let Some(comment) = document.get("comment") {
             self.text(comment);
         }
         let patterns = |this: &mut Self, key: &str| -> Vec<Pattern> {
-            document.get(key).map(|value| this.texts(value)).unwrap_or_default().iter().map(|t| Pattern::new(t)).collect()
+            document
+                .get(key)
+                .map(|value| this.texts(value))
+                .unwrap_or_default()
+                .iter()
+                .map(|t| Pattern::new(t))
+                .collect()
         };
         let recognise = patterns(self, "match");
         if recognise.is_empty() {
             self.mistake(0, "match: name the metrics by which this exporter is known");
         }
         let ignore = patterns(self, "ignore");
-        let prefixes =
-            document.get("prefixes").map_or_else(|| vec![String::new()], |prefixes| self.texts(prefixes));
+        let prefixes = document.get("prefixes").map_or_else(|| vec![String::new()], |prefixes| self.texts(prefixes));
         let mut mapping =
             Mapping { exporter: name.to_owned(), recognise, ignore, tables: Vec::new(), uses: HashMap::new() };
         if let Some(tables) = document.get("table") {
@@ -661,7 +670,10 @@ impl Reading<'_> {
                 continue;
             };
             if !matches!(column.column_type, ColumnType::Text | ColumnType::Int) {
-                self.mistake(at, format!("`{}` is {}: labels fill text and int", column.name, column.column_type.as_str()));
+                self.mistake(
+                    at,
+                    format!("`{}` is {}: labels fill text and int", column.name, column.column_type.as_str()),
+                );
             }
             let texts = self.texts(value);
             let templates = texts.iter().filter_map(|text| self.template(value.span().start, text)).collect();
@@ -691,7 +703,10 @@ impl Reading<'_> {
     ) {
         self.unknown(
             metric,
-            &["name", "sum", "column", "unit", "null_if", "min", "max", "where", "combine", "values", "text", "comment"],
+            &[
+                "name", "sum", "column", "unit", "null_if", "min", "max", "where", "combine", "values", "text",
+                "comment",
+            ],
         );
         let parts: Vec<Vec<String>> = match (metric.get("name"), metric.get("sum")) {
             (Some(name), None) => vec![self.texts(name)],
@@ -792,7 +807,8 @@ impl Reading<'_> {
         match UNITS.iter().find(|(unit, ..)| *unit == word) {
             Some((_, unit, factor)) if *unit == wanted => *factor,
             Some(_) => {
-                let fitting: Vec<&str> = UNITS.iter().filter(|(_, unit, _)| *unit == wanted).map(|(w, ..)| *w).collect();
+                let fitting: Vec<&str> =
+                    UNITS.iter().filter(|(_, unit, _)| *unit == wanted).map(|(w, ..)| *w).collect();
                 self.mistake(at, format!("unit = \"{word}\": `{}` takes {}", column.name, fitting.join(", ")));
                 1.0
             }

@@ -83,7 +83,8 @@ impl Store {
                 return;
             }
         };
-        self.trouble = (names.len() > MAX_FILES).then(|| format!("{}: {MAX_FILES} files are the most", directory.display()));
+        self.trouble =
+            (names.len() > MAX_FILES).then(|| format!("{}: {MAX_FILES} files are the most", directory.display()));
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
         let mut has_changed = before != self.files.len();

@@ -498,10 +498,18 @@ mod tests {
         };
         assert_eq!(sample("up 1"), ("up".to_owned(), no.clone(), 1.0, None));
         assert_eq!(sample("up{} 1 1700000000000"), ("up".to_owned(), no.clone(), 1.0, Some(1.7e12)));
-        assert_eq!(sample("a:b_c\t { x = \"1\" , } \t -2.5e3\r"), ("a:b_c".to_owned(), label(&[("x", "1")]), -2500.0, None));
+        assert_eq!(
+            sample("a:b_c\t { x = \"1\" , } \t -2.5e3\r"),
+            ("a:b_c".to_owned(), label(&[("x", "1")]), -2500.0, None)
+        );
         assert_eq!(
             sample(r#"p{c="gemm --i 2,3 {x=\"y\"} \\",d="",e="ü\n"} +Inf"#),
-            ("p".to_owned(), label(&[("c", "gemm --i 2,3 {x=\"y\"} \\"), ("d", ""), ("e", "ü\n")]), f64::INFINITY, None)
+            (
+                "p".to_owned(),
+                label(&[("c", "gemm --i 2,3 {x=\"y\"} \\"), ("d", ""), ("e", "ü\n")]),
+                f64::INFINITY,
+                None
+            )
         );
         assert!(sample("x NaN").2.is_nan());
         assert_eq!(sample(r#"x_total 7 1.5 # {trace="a b"} 0.67 1520879607.789"#).3, Some(1.5));

@@ -218,7 +218,11 @@ name = "accelerator_process"
         "name = \"cpu\": a mapping fills accelerator or accelerator_process",
         "[table.columns] has no `pid`",
     ] {
-        assert!(mistakes.iter().any(|mistake| mistake.contains(wanted)), "{wanted}\nis not in\n{}", mistakes.join("\n"));
+        assert!(
+            mistakes.iter().any(|mistake| mistake.contains(wanted)),
+            "{wanted}\nis not in\n{}",
+            mistakes.join("\n")
+        );
     }
     let mistakes = parse("x.toml", "x", "exporter = \n= 5\n", &Catalogue::built_in()).unwrap_err();
     assert!(mistakes[0].starts_with("x.toml:1: "), "{mistakes:?}");
