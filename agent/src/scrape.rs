@@ -147,7 +147,7 @@ impl ScrapeOptions {
             settings.mistake(format!("agent.scrape_prefer: agent.scrape names no `{name}`"));
         }
         let interval = settings.duration("agent.scrape_interval", "10s", "How often exporters are read.");
-        if interval.is_zero() || interval.as_micros() % 10_000_000 != 0 {
+        if interval.is_zero() || !interval.as_micros().is_multiple_of(10_000_000) {
             settings.mistake("agent.scrape_interval: 10s, or a multiple of it");
         }
         let timeout = settings.duration(

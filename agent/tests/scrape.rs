@@ -1,5 +1,7 @@
 //! The scrape adapter against servers that behave and servers that do not, and against what exporters write.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -360,7 +360,7 @@ impl TableMapping {
         let Some((_, row)) = rows.get_mut(at) else { return false };
         for (output, text) in self.outputs.iter().zip(&mut row.texts) {
             if text.is_none() {
-                *text = output.from_labels(sample.labels);
+                *text = output.labelled(sample.labels);
             }
         }
         if let Some(part) = row.parts.get_mut(metric.parts.start + used.part) {
@@ -373,7 +373,7 @@ impl TableMapping {
     fn key(&self, labels: Labels<'_>) -> Option<String> {
         let mut key = String::new();
         for output in self.outputs.iter().filter(|output| output.is_entity) {
-            match output.from_labels(labels)? {
+            match output.labelled(labels)? {
                 Cell::Text(text) => key.push_str(&text),
                 Cell::Int(number) => key.push_str(&number.to_string()),
                 Cell::Float(_) | Cell::Bool(_) => return None,
@@ -385,8 +385,8 @@ impl TableMapping {
 
     fn finish(&self, key: String, making: Making) -> MappedRow {
         let mut row = MappedRow { table: self.table, key, vendor: None, cells: Vec::new() };
-        for (output, from_labels) in self.outputs.iter().zip(making.texts) {
-            let cell = from_labels.or_else(|| {
+        for (output, labelled) in self.outputs.iter().zip(making.texts) {
+            let cell = labelled.or_else(|| {
                 output.origins.iter().find_map(|origin| match origin {
                     Origin::Labels(_) => None,
                     Origin::Metric(at) => self.metrics.get(*at)?.cell(output.column_type, &making.parts),
@@ -403,7 +403,7 @@ impl TableMapping {
 }
 
 impl Output {
-    fn from_labels(&self, labels: Labels<'_>) -> Option<Cell> {
+    fn labelled(&self, labels: Labels<'_>) -> Option<Cell> {
         let templates = self.origins.iter().find_map(|origin| match origin {
             Origin::Labels(templates) => Some(templates),
             Origin::Metric(_) => None,
@@ -460,8 +460,7 @@ impl Metric {
 
     /// In the column's unit; `None` for what is not known.
     fn convert(&self, raw: f64) -> Option<f64> {
-        #[allow(clippy::float_cmp, reason = "sentinels are exact")]
-        let is_null = !raw.is_finite() || self.null_if.iter().any(|null| *null == raw);
+        let is_null = !raw.is_finite() || self.null_if.contains(&raw);
         if !self.values.is_empty() {
             return (!is_null).then_some(raw);
         }
@@ -620,7 +619,7 @@ impl Reading<'_> {
         match &exporter {
             Some((_, exporter)) if exporter == name => {}
             Some((at, exporter)) => {
-                self.mistake(*at, format!("exporter = \"{exporter}\": the file is called {name}.toml"))
+                self.mistake(*at, format!("exporter = \"{exporter}\": the file is called {name}.toml"));
             }
             None => self.mistake(0, format!("exporter = \"{name}\" is missing")),
         }
