@@ -174,7 +174,12 @@ impl Running {
         let sink: Sink = {
             let publisher = Arc::downgrade(&publisher);
             let exposition = agent.exposition.clone();
+            // A probe may fill further tables beside its own.
+            let without = settings.without.clone();
             Arc::new(move |table, batch| {
+                if without.contains(&table.name) {
+                    return;
+                }
                 if let Some(publisher) = publisher.upgrade() {
                     exposition.update(table, &batch);
                     publisher.offer(table, batch);

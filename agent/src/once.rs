@@ -68,7 +68,7 @@ pub(crate) fn sample(settings: &AgentSettings, catalogue: &Catalogue) -> io::Res
     // Until all have answered, or time is up.
     while let Ok((name, rows, result)) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
         late.retain(|late| *late != name);
-        batches.extend(rows);
+        batches.extend(rows.into_iter().filter(|(table, _)| !settings.without.contains(&table.name)));
         troubles.extend(result.err().map(|error| (name, error)));
     }
     batches.sort_by(|a, b| a.0.name.cmp(&b.0.name));

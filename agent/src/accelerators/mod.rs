@@ -34,6 +34,7 @@ use nodescope_service::settings::Settings;
 
 pub use vendors::VendorId;
 pub use watch::WorkerCommand;
+pub(crate) use watch::workers;
 
 use self::frame::Outcome;
 use self::readings::{Event, TABLES};
