@@ -67,7 +67,7 @@ pub const PRIVILEGES: &[Privilege] = &[
     Privilege {
         name: "CAP_NET_ADMIN",
         how: "AmbientCapabilities=CAP_NET_ADMIN. It allows to change the network's configuration.",
-        adds: &[("interface", "optical power and temperature, where the driver asks for it")],
+        adds: &[("nic", "optical power and temperature, where the driver asks for it")],
         what: What::Capability(12),
     },
     Privilege {
