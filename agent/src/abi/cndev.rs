@@ -1631,7 +1631,8 @@ mod tests {
         #[test]
         fn no_number_brings_it_down(value in any::<u64>(), value_type in -2i32..9, count in any::<i32>()) {
             FieldValue { value, value_type, ..FieldValue::default() }.known();
-            prop_assert!(Units { count, load: [0; 20] }.loads().len() <= 20);
+            let units = Units { count, load: [0; 20] };
+            prop_assert!(units.loads().len() <= 20);
             prop_assert!(Verdict::of(count).is_none() || [0, 10, 20].contains(&count));
         }
     }
