@@ -19,6 +19,13 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
     fake
 }
 
+/// So many that what changes slowly has been looked at again.
+fn ten_seconds(fake: &mut Fake) {
+    for _ in 0..10 {
+        fake.tick();
+    }
+}
+
 #[test]
 fn cambricon_keeps_the_contract() {
     contract::all(&Contract {
@@ -150,9 +157,7 @@ fn cambricon_keeps_the_contract() {
 #[test]
 fn what_changes_slowly_has_sentinels_too() {
     let mut fake = begin(&[], "sentinel");
-    // The second look at what changes slowly.
-    fake.skip(Duration::from_secs(10));
-    fake.tick();
+    ten_seconds(&mut fake);
     let slow = [
         "voltage_volts",
         "compute_mode",
@@ -231,8 +236,7 @@ fn a_library_of_the_older_interface_will_do() {
     };
     let mut fake = begin(&["OLD"], "normal");
     fake.set_mode("sick");
-    fake.skip(Duration::from_secs(10));
-    fake.tick();
+    ten_seconds(&mut fake);
     fake.assert(FIRST, &[("health", "failed".into())]);
     drop(fake);
     contract::lost(&of);
@@ -243,8 +247,14 @@ fn processes_are_told_with_what_they_use() {
     let mut fake = begin(&[], "normal");
     fake.tick();
     let rows = fake.rows("accelerator_process");
-    let columns =
-        ["pid", "work", "memory_used_bytes", "utilization_ratio", "encoder_utilization_ratio", "memory_utilization_ratio"];
+    let columns = [
+        "pid",
+        "work",
+        "memory_used_bytes",
+        "utilization_ratio",
+        "encoder_utilization_ratio",
+        "memory_utilization_ratio",
+    ];
     let mut found: Vec<_> = (0..rows.num_rows())
         .filter(|row| value(&rows, *row, "device") == FIRST.into())
         .map(|row| columns.map(|column| value(&rows, row, column)))
@@ -286,8 +296,7 @@ fn what_the_library_finds_is_told_once() {
     let mut fake = begin(&[], "normal");
     fake.set_mode("sick");
     for _ in 0..3 {
-        fake.skip(Duration::from_secs(10));
-        fake.tick();
+        ten_seconds(&mut fake);
     }
     let faults: Vec<_> = fake.events.iter().filter(|event| event.kind == "fault").collect();
     assert_eq!(faults.len(), 1, "{faults:#?}");
@@ -362,13 +371,13 @@ fn instances_with_hardware_of_their_own_are_asked_as_cards_are() {
 #[test]
 fn a_count_that_takes_long_is_asked_for_every_ten_seconds() {
     let mut fake = begin(&[], "slow_pcie");
-    fake.tick();
-    let first = fake.value(FIRST, "pcie_received_bytes");
-    fake.tick();
-    assert_eq!(fake.value(FIRST, "pcie_received_bytes"), first);
-    fake.skip(Duration::from_secs(10));
-    fake.tick();
-    assert_ne!(fake.value(FIRST, "pcie_received_bytes"), first);
+    let mut values: Vec<Value> = Vec::new();
+    for _ in 0..20 {
+        fake.tick();
+        values.push(fake.value(FIRST, "pcie_received_bytes"));
+    }
+    values.dedup();
+    assert!((2..=3).contains(&values.len()), "{values:?}");
 }
 
 #[test]

@@ -948,11 +948,7 @@ struct Roomy<T> {
 }
 
 /// A structure with nothing in it but its version, for `fill`, which gives it to the library.
-fn filled<T: Plain>(
-    version: c_int,
-    prepare: impl FnOnce(&mut T),
-    fill: impl FnOnce(*mut T) -> Ret,
-) -> Result<T, Code> {
+fn filled<T: Plain>(version: c_int, prepare: impl FnOnce(&mut T), fill: impl FnOnce(*mut T) -> Ret) -> Result<T, Code> {
     // SAFETY: numbers alone (`Plain`), and all zero is a number.
     let mut out: Roomy<T> = unsafe { std::mem::zeroed() };
     if T::IS_VERSIONED {
@@ -1307,9 +1303,7 @@ impl Cndev {
         match self.of_link(self.calls.link_status_v2, device, link) {
             // Beyond up: neighbours heard of, address given.
             Ok(status) => Ok(status.mac >= 1),
-            Err(code) if code.is_absence() => {
-                Ok(self.of_link(self.calls.link_status_v1, device, link)?.is_active == 1)
-            }
+            Err(code) if code.is_absence() => Ok(self.of_link(self.calls.link_status_v1, device, link)?.is_active == 1),
             Err(code) => Err(code),
         }
     }

@@ -8,7 +8,7 @@
  * Built with OLD it has what a library of interface 5 had: no handles, shorter structures, none of the newer functions.
  * Built with WITHOUT_FIELDS it lacks fields, MPM and what is as new.
  *
- * Every structure is preceded by a check that the caller set the version, and none is written beyond its own end.
+ * Every function refuses a structure whose version the caller did not set.
  */
 #include "fake.h"
 
@@ -56,7 +56,7 @@ typedef struct { i32 version; unsigned char uuid[37]; u64 ncs; } uuid_info;
 int cndevGetUUID(uuid_info *out, i32 device) {
     BEGIN(device);
     VERSIONED(out);
-    /* Thirty-six characters and no end, as the vendor warns. */
+    /* Thirty-six characters; the vendor warns that they need not have an end. */
     char text[64];
     snprintf(text, sizeof text, "20001012-1916-0000-0000-%012d", card_of(device));
     memcpy(out->uuid, text, 36);

@@ -78,15 +78,8 @@ mod fields {
     /// Asked at every tick.
     pub(super) const FAST: [i32; 4] = [TENSOR_UTILIZATION, ENERGY, POWER_VIOLATION, THERMAL_VIOLATION];
     /// Asked every ten seconds.
-    pub(super) const SLOW: [i32; 7] = [
-        SLOWDOWN_TEMPERATURE,
-        SHUTDOWN_TEMPERATURE,
-        DRAM_SINGLE,
-        DRAM_DOUBLE,
-        SRAM_SINGLE,
-        SRAM_DOUBLE,
-        SRAM_PARITY,
-    ];
+    pub(super) const SLOW: [i32; 7] =
+        [SLOWDOWN_TEMPERATURE, SHUTDOWN_TEMPERATURE, DRAM_SINGLE, DRAM_DOUBLE, SRAM_SINGLE, SRAM_DOUBLE, SRAM_PARITY];
 }
 
 /// What MPM tells: shares in per cent, then rates in MiB/s.
@@ -470,10 +463,7 @@ impl Slow {
             slowdown_temperature: degrees(fields::SLOWDOWN_TEMPERATURE),
             shutdown_temperature: degrees(fields::SHUTDOWN_TEMPERATURE),
             ecc_volatile: ecc_volatile(cndev, card),
-            ecc_sram: (
-                field(fields::SRAM_SINGLE),
-                sum(field(fields::SRAM_DOUBLE), field(fields::SRAM_PARITY)),
-            ),
+            ecc_sram: (field(fields::SRAM_SINGLE), sum(field(fields::SRAM_DOUBLE), field(fields::SRAM_PARITY))),
             ecc_dram: (field(fields::DRAM_SINGLE), field(fields::DRAM_DOUBLE)),
             retired: (counted(cndev.retired_pages(card, false)), counted(cndev.retired_pages(card, true))),
             is_retirement_pending: cndev.is_retirement_pending(card).ok(),
@@ -519,9 +509,7 @@ impl Slow {
 /// Memory errors since the driver was loaded, corrected and uncorrected. Older libraries tell only their sums.
 fn ecc_volatile(cndev: &Cndev, card: Handle) -> (Option<u64>, Option<u64>) {
     if let Ok(ecc) = cndev.memory_ecc(card) {
-        let sum = |parts: &[u32]| {
-            parts.iter().try_fold(0u64, |sum, part| known(*part).then(|| sum + u64::from(*part)))
-        };
+        let sum = |parts: &[u32]| parts.iter().try_fold(0u64, |sum, part| known(*part).then(|| sum + u64::from(*part)));
         return (sum(&[ecc.sram_single, ecc.dram_single]), sum(&[ecc.sram_double, ecc.sram_parity, ecc.dram_double]));
     }
     let ecc = cndev.ecc(card).ok();
@@ -704,10 +692,12 @@ impl Card {
         self.mim.clear();
         if self.is_mim == Some(true) {
             let found = cndev.mim_instances(self.handle).unwrap_or_default();
-            self.mim.extend(found.into_iter().take(MAX_INSTANCES).map(|instance| MimInstance {
-                handle: cndev.mim_handle(self.handle, instance.id).ok(),
-                instance,
-            }));
+            self.mim.extend(
+                found
+                    .into_iter()
+                    .take(MAX_INSTANCES)
+                    .map(|instance| MimInstance { handle: cndev.mim_handle(self.handle, instance.id).ok(), instance }),
+            );
         }
     }
 
@@ -734,14 +724,7 @@ impl Card {
     }
 
     /// The row of the whole card, then those of its instances and of the processes on them; false when it is lost.
-    fn sample(
-        &mut self,
-        cndev: &Cndev,
-        slow: bool,
-        tick: &Tick,
-        window: &mut Window,
-        out: &mut Readings,
-    ) -> bool {
+    fn sample(&mut self, cndev: &Cndev, slow: bool, tick: &Tick, window: &mut Window, out: &mut Readings) -> bool {
         let mut trouble = Trouble::default();
         let load = trouble.keep("load", cndev.utilization(self.handle)).and_then(ratio);
         let temperature = trouble.keep("temperature", cndev.temperature(self.handle));
@@ -806,10 +789,7 @@ impl Card {
             self.links.look(slow, || {
                 (0..links).try_fold((0u64, 0u64), |(received, transmitted), link| {
                     let more = cndev.link_bytes(handle, link).ok()?;
-                    Some((
-                        received.checked_add(known_wide(more.0)?)?,
-                        transmitted.checked_add(known_wide(more.1)?)?,
-                    ))
+                    Some((received.checked_add(known_wide(more.0)?)?, transmitted.checked_add(known_wide(more.1)?)?))
                 })
             });
         }
@@ -896,13 +876,7 @@ impl Card {
         }
     }
 
-    fn begin_instance<'o>(
-        &self,
-        device: &str,
-        kind: &str,
-        instance: &Instance,
-        out: &'o mut Readings,
-    ) -> Row<'o> {
+    fn begin_instance<'o>(&self, device: &str, kind: &str, instance: &Instance, out: &'o mut Readings) -> Row<'o> {
         let mut row = out.device(device);
         self.facts.fill(&mut row);
         let file = instance.device_node.as_deref().map(|node| node.strip_prefix("/dev/").unwrap_or(node));
@@ -1120,8 +1094,7 @@ mod tests {
     fn a_uuid_is_written_as_the_vendors_tools_do() {
         assert_eq!(named("20001012-1916"), "MLU-20001012-1916");
         assert_eq!(named("MLU-20001012-1916"), "MLU-20001012-1916");
-        let mut instance =
-            Instance { id: 3, uuid: None, profile: None, device_node: None, cores: None, share: None };
+        let mut instance = Instance { id: 3, uuid: None, profile: None, device_node: None, cores: None, share: None };
         assert_eq!(instance_name("MLU-1", "smlu", &instance), "MLU-1/smlu-3");
         instance.uuid = Some("2".to_owned());
         assert_eq!(instance_name("MLU-1", "smlu", &instance), "MLU-2");
