@@ -6,12 +6,13 @@
 # --deb makes a Debian package of it, --tar an archive for everything else. What is made lies in dist/ below Cargo's
 # target folder, with SHA256SUMS.
 #
-# A binary runs with the glibc it was linked against and newer ones. Zig's C compiler brings the symbols of every version
-# of glibc, so it can link against an old one on a new system, and for another processor as well; cargo-zigbuild lets
-# Cargo use it. musl would need no glibc at all, but then no vendor's library could be opened: those are made for glibc.
+# A binary runs with the glibc it was linked against and newer ones. Zig's C compiler brings the symbols of every
+# version of glibc, so it can link against an old one on a new system, and for another processor as well; cargo-zigbuild
+# lets Cargo use it. musl would need no glibc at all, but then no vendor's library could be opened: those are made for
+# glibc.
 #
-# It needs Rust, Python 3 with venv, perl and make (OpenSSL and librdkafka are compiled) and readelf. Zig, cargo-zigbuild
-# and, unless it is installed, cargo-deb are fetched into the cache.
+# It needs Rust, Python 3 with venv, perl and make (OpenSSL and librdkafka are compiled) and readelf. Zig,
+# cargo-zigbuild and, unless it is installed, cargo-deb are fetched into the cache.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
