@@ -90,16 +90,18 @@ struct Place<'p> {
 impl<'p> Place<'p> {
     fn read(&mut self, segment: &'p str, owner: &mut Owner) {
         // runc with the wrong driver writes systemd's three parts, `slice:prefix:id`, as one name.
+        let mut prefix = None;
         for part in segment.split(':') {
-            self.container(part, owner);
+            self.container(part, prefix, owner);
             self.pod(part, owner);
+            prefix = (part == "cri-containerd").then_some("containerd");
         }
         self.job(segment, owner);
         self.unit(segment, owner);
         self.before_that = std::mem::replace(&mut self.before, segment);
     }
 
-    fn container(&self, part: &str, owner: &mut Owner) {
+    fn container(&self, part: &str, prefix: Option<&'static str>, owner: &mut Owner) {
         let is_scope = part.ends_with(".scope");
         let name = part.strip_suffix(".scope").unwrap_or(part);
         let found = if let Some((prefix, id)) = name.rsplit_once('-')
@@ -115,13 +117,11 @@ impl<'p> Place<'p> {
             }
         } else if is_id(name, LONG_ID) {
             let runtime = match (self.before, self.before_that) {
-                ("docker", _) | (_, "ecs") | ("actions_job", _) => Some("docker"),
+                ("docker" | "actions_job", _) | (_, "ecs") => Some("docker"),
                 ("k8s.io" | "moby" | "default", _) => Some("containerd"),
                 ("isulad", _) => Some("isulad"),
                 ("libpod_parent", _) => Some("podman"),
-                _ if part.contains('.') => None,
-                // `slice:cri-containerd:id`: what runs it was the part before.
-                _ => owner.runtime,
+                _ => prefix,
             };
             Some((name, runtime))
         } else if let Some(machine) = name.strip_prefix("lxc.payload.") {
@@ -138,8 +138,6 @@ impl<'p> Place<'p> {
         } else {
             if is_scope && (name.starts_with("apptainer-") || name.starts_with("singularity-")) {
                 owner.runtime = Some("apptainer");
-            } else if part == "cri-containerd" {
-                owner.runtime = Some("containerd");
             }
             None
         };

@@ -83,6 +83,7 @@ fn complain(message: &str) {
 
 fn run(args: &AgentArgs) -> Result<(), String> {
     if let Some(What::AcceleratorWorker(args)) = &args.what {
+        crate::abi::memory::take_little();
         return worker::main(args).map_err(|error| format!("the agent cannot be answered: {error}"));
     }
     let catalogue = Arc::new(Catalogue::built_in());
@@ -99,6 +100,7 @@ fn run(args: &AgentArgs) -> Result<(), String> {
         return once(&agent, &catalogue, args.format, &mut std::io::stdout().lock()).map_err(|e| e.to_string());
     }
     logs.start();
+    crate::abi::memory::take_little();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

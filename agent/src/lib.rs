@@ -17,10 +17,13 @@ mod allocations;
 pub mod attribution;
 pub mod check;
 pub mod cli;
+mod dbus;
 mod executables;
 pub mod exposition;
+mod glob;
 pub mod host_root;
 pub mod installation;
+mod journal;
 mod kernel_log;
 pub mod metrics;
 mod netlink;
@@ -36,6 +39,7 @@ pub mod scrape;
 pub mod settings;
 mod sockets;
 pub mod spool;
+mod state_file;
 pub mod ticker;
 
 use std::sync::Arc;
@@ -170,7 +174,12 @@ impl Running {
         let sink: Sink = {
             let publisher = Arc::downgrade(&publisher);
             let exposition = agent.exposition.clone();
+            // A probe may fill further tables beside its own.
+            let without = settings.without.clone();
             Arc::new(move |table, batch| {
+                if without.contains(&table.name) {
+                    return;
+                }
                 if let Some(publisher) = publisher.upgrade() {
                     exposition.update(table, &batch);
                     publisher.offer(table, batch);
@@ -181,7 +190,11 @@ impl Running {
         let pace = Pace::default();
         let mut ticker = Ticker::new(settings.interval, pace.clone());
         let mut facts = Vec::new();
-        for probe in probes::all(&settings.probes) {
+        // Only the agent that owns the folder remembers there: `--once` must not read past what it has still to report.
+        let mut options = settings.probes.clone();
+        options.login.state = Some(settings.data_dir.clone());
+        options.config_change.state = Some(settings.data_dir.clone());
+        for probe in probes::all(&options) {
             if settings.without.iter().any(|without| without == probe.table()) {
                 continue;
             }

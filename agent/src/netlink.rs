@@ -32,7 +32,6 @@ pub(crate) enum NetlinkProtocol {
     /// Interfaces, addresses, routes, neighbours: `NETLINK_ROUTE`.
     Route,
     /// Sockets: `NETLINK_SOCK_DIAG`.
-    #[allow(dead_code)] // The probes of sockets ask it.
     SockDiag,
     /// Families that are numbered at run time: `NETLINK_GENERIC`.
     Generic,

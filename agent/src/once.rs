@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_cast::pretty::pretty_format_batches;
 use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_service::errors::chain;
@@ -66,7 +68,7 @@ pub(crate) fn sample(settings: &AgentSettings, catalogue: &Catalogue) -> io::Res
     // Until all have answered, or time is up.
     while let Ok((name, rows, result)) = received.recv_timeout(until.saturating_duration_since(Instant::now())) {
         late.retain(|late| *late != name);
-        batches.extend(rows);
+        batches.extend(rows.into_iter().filter(|(table, _)| !settings.without.contains(&table.name)));
         troubles.extend(result.err().map(|error| (name, error)));
     }
     batches.sort_by(|a, b| a.0.name.cmp(&b.0.name));
@@ -86,6 +88,7 @@ pub fn once(
 ) -> io::Result<()> {
     let sampled = sample(settings, catalogue)?;
     for (table, batch) in &sampled.batches {
+        let batch = &at_offset(batch)?;
         match format {
             OnceFormat::Table => write_table(out, table, batch)?,
             OnceFormat::Json => write_json(out, table, batch)?,
@@ -100,6 +103,19 @@ pub fn once(
         }
     }
     Ok(())
+}
+
+/// The same rows with their times at offset +00:00. A zone's name, `UTC` included, is known to the formatters only with
+/// a database of all zones.
+fn at_offset(batch: &RecordBatch) -> io::Result<RecordBatch> {
+    let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let column: ArrayRef = match column.as_primitive_opt::<TimestampMicrosecondType>() {
+            Some(times) => Arc::new(times.clone().with_timezone("+00:00")),
+            None => Arc::clone(column),
+        };
+        (field.name().clone(), column)
+    });
+    RecordBatch::try_from_iter(columns).map_err(io::Error::other)
 }
 
 fn write_table(out: &mut dyn Write, table: &Table, batch: &RecordBatch) -> io::Result<()> {

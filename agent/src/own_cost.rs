@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use nodescope_model::rows::Rows;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::time::ClockId;
 
+use crate::accelerators;
+use crate::attribution::parse_stat;
 use crate::pace::Governor;
 use crate::probe::{Probe, ProbeError, Tick};
 use crate::publisher::PublisherFacts;
@@ -64,13 +66,17 @@ impl Probe for OwnCost {
                 .text("last_error", error.as_deref());
         }
         let used = cpu_time(ClockId::ProcessCPUTime);
-        self.governor.judge(Instant::now(), used);
+        let workers = Workers::read();
+        self.governor.judge(Instant::now(), used + workers.cpu);
         let reload = self.reload.lock().clone();
         let mut row = rows.begin();
         row.text("probe", "all")
             .text("version", env!("CARGO_PKG_VERSION"))
             .float("cpu_seconds", used.as_secs_f64())
-            .count("resident_bytes", resident_bytes())
+            .count("resident_bytes", resident_bytes("self"))
+            .count("workers", workers.count)
+            .float("workers_cpu_seconds", (workers.count > 0).then(|| workers.cpu.as_secs_f64()))
+            .count("workers_resident_bytes", (workers.count > 0).then_some(workers.resident_bytes))
             .float("cpu_budget_ratio", self.governor.budget())
             .count("stretch", u64::from(self.governor.factor()))
             .text("config_hash", reload.hash.as_deref())
@@ -90,9 +96,33 @@ impl Probe for OwnCost {
     }
 }
 
-/// Main memory this process holds. Of this process, so below the real `/proc`, whatever the host's root is.
-fn resident_bytes() -> Option<u64> {
-    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+/// What the workers that talk to accelerators' drivers cost.
+#[derive(Debug, Default)]
+struct Workers {
+    count: u64,
+    cpu: Duration,
+    resident_bytes: u64,
+}
+
+impl Workers {
+    fn read() -> Self {
+        let mut all = Self::default();
+        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        for pid in accelerators::workers() {
+            let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
+            let Some(stat) = parse_stat(&stat) else { continue };
+            all.count += 1;
+            all.cpu += Duration::from_millis(stat.cpu_ticks * 1000 / ticks_per_second);
+            all.resident_bytes += resident_bytes(&pid.to_string()).unwrap_or(0);
+        }
+        all
+    }
+}
+
+/// Main memory a process holds. As this process sees it, so below the real `/proc`, whatever the host's root is.
+fn resident_bytes(process: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
 

@@ -194,6 +194,7 @@ impl Publisher {
             health: health.clone(),
             stop: stop.clone(),
             is_away: false,
+            clock: Clock::default(),
         };
         health.not_ready("agent", "the broker has not acknowledged anything yet");
         let thread = std::thread::Builder::new()
@@ -311,6 +312,25 @@ struct Sending {
     stop: CancellationToken,
     /// The broker has given records back and not acknowledged any since.
     is_away: bool,
+    clock: Clock,
+}
+
+/// How far this machine's clock is from the time it is synchronised with: in the head of every record, looked up
+/// seldom.
+#[derive(Default)]
+struct Clock {
+    looked: Option<Instant>,
+    offset_us: Option<i64>,
+}
+
+impl Clock {
+    fn offset_us(&mut self) -> Option<i64> {
+        if self.looked.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+            self.looked = Some(Instant::now());
+            self.offset_us = crate::abi::clock::offset_us();
+        }
+        self.offset_us
+    }
 }
 
 impl Sending {
@@ -372,7 +392,7 @@ impl Sending {
             table: sampled.table.name.clone(),
             schema: sampled.table.version,
             id: RecordId { agent: self.options.agent.clone(), boot: self.options.boot, seq: self.next_seq },
-            clock_offset_us: None,
+            clock_offset_us: self.clock.offset_us(),
         };
         self.next_seq += 1;
         self.metrics.rows.inc_by(rows as u64);

@@ -49,7 +49,6 @@ pub(crate) fn read() -> Option<Clock> {
 }
 
 /// How far the clock is off, in microseconds; `None` while nobody keeps it.
-#[allow(dead_code, reason = "for whoever stamps records")]
 pub(crate) fn offset_us() -> Option<i64> {
     let (answer, state) = adjtimex()?;
     offset_of(&answer, state)

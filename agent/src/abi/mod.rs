@@ -1,4 +1,4 @@
-//! Calling C: vendors' libraries, and the two calls of the kernel that no crate wraps. The one place with `unsafe` code.
+//! Calling C: vendors' libraries, and the few calls of the system that no crate wraps. The one place with `unsafe` code.
 //!
 //! Every vendor ships a C library with its driver. None is needed to build the agent: what is installed is opened at
 //! run time, and of it only the functions asked for are looked up. One that is missing (an older driver, a newer one) is
@@ -9,7 +9,8 @@
 //! Each structure has a test of its size and of the places of its fields: one field left out shifts all that follow, and
 //! a library that writes beyond what we gave it takes the stack with it.
 //!
-//! This code runs in the agent's worker process (see `watch`), never in the agent: a library may hang or crash.
+//! Vendors' libraries are opened in the agent's worker process (see `accelerators::watch`), never in the agent: they may
+//! hang or crash. What the kernel is asked (`clock`, `ethtool`, `ipmi`) and the allocator (`memory`) are not theirs.
 
 #![allow(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub(crate) mod efml;
 pub(crate) mod ethtool;
 pub(crate) mod hydmi;
 pub(crate) mod ipmi;
+pub(crate) mod memory;
 pub(crate) mod mtml;
 pub(crate) mod mxsml;
 pub(crate) mod nvml;

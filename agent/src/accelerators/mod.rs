@@ -34,6 +34,7 @@ use nodescope_service::settings::Settings;
 
 pub use vendors::VendorId;
 pub use watch::WorkerCommand;
+pub(crate) use watch::workers;
 
 use self::frame::Outcome;
 use self::readings::{Event, TABLES};
@@ -41,6 +42,7 @@ use self::watch::{Heard, Patience, Watch};
 use crate::host_root::HostRoot;
 use crate::kernel_log::{Fault, KernelLog};
 use crate::probe::{Probe, ProbeError, Tick};
+use crate::scrape::arbiter::ARBITER;
 
 /// How often the bus is looked at for vendors that have appeared.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -154,7 +156,7 @@ impl AcceleratorProbe {
     }
 
     /// Starts watching over vendors that have appeared.
-    fn look(&mut self) {
+    fn look(&mut self, tick: &Tick) {
         let mut wanted: BTreeSet<VendorId> = self.options.libraries.keys().copied().collect();
         let bus = pci::scan(&self.root).unwrap_or_default();
         self.bus = bus.into_iter().map(|card| (card.address, card.vendor)).collect();
@@ -171,6 +173,8 @@ impl AcceleratorProbe {
                 kill_after: self.options.kill_after,
             };
             let library = self.options.libraries.get(&vendor).cloned();
+            // Exporters of this vendor wait for what we find.
+            ARBITER.own_reads(vendor, tick.ts_micros);
             self.watches.push(Watch::new(vendor, self.options.worker.clone(), self.root.clone(), library, patience));
         }
     }
@@ -244,7 +248,7 @@ impl Probe for AcceleratorProbe {
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         if tick.is_due(LOOK_EVERY) {
-            self.look();
+            self.look(tick);
         }
         if self.watches.is_empty() {
             let seen = pci::summary(&pci::scan(&self.root).unwrap_or_default());
@@ -267,9 +271,15 @@ impl Probe for AcceleratorProbe {
         let mut stalled = None;
         for (watch, heard) in self.watches.iter().zip(heard) {
             let vendor = watch.vendor();
+            let is_scraped = ARBITER.is_scraped(vendor, tick.ts_micros);
             for (table, batch) in heard.rows {
+                if table == 0 && batch.num_rows() > 0 {
+                    ARBITER.own_reads(vendor, tick.ts_micros);
+                }
                 // The schema was looked at when the batch was heard.
                 match table {
+                    // An exporter that goes before us has them.
+                    0 | 1 if is_scraped => {}
                     0 => {
                         remember(&batch, &mut self.devices);
                         rows.extend(&batch);

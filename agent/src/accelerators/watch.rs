@@ -12,6 +12,7 @@
 //!
 //! An answer that comes very late is of another time. Its events are told, its rows are not.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::record::Decoder;
+use parking_lot::Mutex;
 
 use super::frame::{self, Frame, Outcome};
 use super::readings::{EVENTS, Event, TABLES};
@@ -105,6 +107,7 @@ pub(crate) struct Watch {
 
 struct Running {
     child: Child,
+    _listed: Listed,
     input: Option<ChildStdin>,
     frames: Receiver<io::Result<Frame>>,
     /// When it was asked what it has not answered yet.
@@ -113,6 +116,30 @@ struct Running {
     early: Vec<(usize, RecordBatch)>,
     told_stall: bool,
     has_answered: bool,
+}
+
+/// Process numbers of the workers there are now: what they cost is the agent's cost.
+static WORKERS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Process numbers of the workers there are now.
+pub(crate) fn workers() -> Vec<u32> {
+    WORKERS.lock().iter().copied().collect()
+}
+
+/// A worker's place in that list.
+struct Listed(u32);
+
+impl Listed {
+    fn new(pid: u32) -> Self {
+        WORKERS.lock().insert(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        WORKERS.lock().remove(&self.0);
+    }
 }
 
 impl Watch {
@@ -290,7 +317,17 @@ impl Watch {
                 }
             }
         })?;
-        Ok(Running { child, input, frames, asked: None, early: Vec::new(), told_stall: false, has_answered: false })
+        let listed = Listed::new(child.id());
+        Ok(Running {
+            child,
+            _listed: listed,
+            input,
+            frames,
+            asked: None,
+            early: Vec::new(),
+            told_stall: false,
+            has_answered: false,
+        })
     }
 
     /// The worker has ended, or talks nonsense and must.

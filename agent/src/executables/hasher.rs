@@ -26,7 +26,7 @@ use super::FileKey;
 /// Larger files are not read.
 pub(crate) const MAX_FILE: u64 = 256 << 20;
 
-const BYTES_PER_SECOND: f64 = (8 << 20) as f64;
+const BYTES_PER_SECOND: f64 = (2 << 20) as f64;
 
 /// What may be read at once after a pause.
 const BURST: f64 = (16 << 20) as f64;
@@ -325,7 +325,7 @@ mod tests {
         let begin = Instant::now();
         let mut pace = Pace { left: BURST, at: begin };
         assert_eq!(pace.wait_for(16 << 20, begin), Duration::ZERO);
-        assert_eq!(pace.wait_for(8 << 20, begin), Duration::from_secs(1));
+        assert_eq!(pace.wait_for(2 << 20, begin), Duration::from_secs(1));
         let later = begin + Duration::from_secs(100);
         assert_eq!(pace.wait_for(16 << 20, later), Duration::ZERO);
     }
