@@ -108,8 +108,7 @@ fn the_container_and_the_daemon_set_name_settings_that_there_are() {
     for path in ["deploy/agent.Containerfile", "deploy/kubernetes/agent-daemonset.yaml"] {
         let text = text(path);
         for (start, _) in text.match_indices("NODESCOPE_") {
-            let name: String =
-                text[start..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            let name: String = text[start..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
             assert!(variables.contains(&name), "{path}: {name}");
         }
     }
