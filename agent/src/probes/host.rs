@@ -68,6 +68,7 @@ const OS: &[(&str, &str)] = &[
     ("os_id", "ID"),
     ("os_like", "ID_LIKE"),
     ("os_version", "VERSION_ID"),
+    ("os_version_name", "VERSION"),
     ("os_codename", "VERSION_CODENAME"),
     ("os_variant", "VARIANT_ID"),
     ("os_build", "BUILD_ID"),

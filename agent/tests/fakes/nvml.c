@@ -13,9 +13,15 @@ typedef unsigned long long u64;
 typedef struct { int card, part; } device;
 
 enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, TIMEOUT = 10, LOST = 15, MISMATCH = 18, REFUSED = 25 };
-enum { CARDS = 2, PARTS = 7 };
+#ifndef CARD_COUNT
+#define CARD_COUNT 2
+#endif
+enum { CARDS = CARD_COUNT, PARTS = 7 };
 
-static device cards[CARDS] = {{0, -1}, {1, -1}};
+static device cards[CARDS];
+__attribute__((constructor)) static void number_cards(void) {
+    for (int card = 0; card < CARDS; card++) cards[card] = (device){card, -1};
+}
 FAKE_MAYBE device parts[PARTS] = {{0, 0}, {0, 1}, {0, 2}, {0, 3}, {0, 4}, {0, 5}, {0, 6}};
 
 /* Every function of a device begins so. */
