@@ -734,7 +734,7 @@ impl Dcmi {
     }
 
     /// One load, in per cent.
-    pub(crate) fn load(&self, chip: Chip, which: Load) -> Result<u32, Code> {
+    pub(crate) fn load_of(&self, chip: Chip, which: Load) -> Result<u32, Code> {
         let mut out = 0;
         call!(chip, self.load, self.load_v2, which as c_int, &raw mut out)?;
         Ok(out)
