@@ -517,6 +517,10 @@ impl Npu {
         let lanes = self.ask(Question::HccsLanes, trouble, "links", |chip| dcmi.hccs_lanes(chip));
         let numbers = self.ask(Question::Partitions, trouble, "partitions", |chip| dcmi.partitions(chip));
         let is_cut = numbers.as_ref().map(|numbers| !numbers.is_empty());
+        if is_cut != before.is_cut {
+            // Cut chips refuse much that whole ones tell.
+            self.refused = Refused::default();
+        }
         self.look_for_partitions(dcmi, numbers.unwrap_or_default());
         self.slow = Some(Slow {
             voltage,
@@ -605,7 +609,7 @@ impl Npu {
             slow.fill(&mut row);
         }
         row.text("error", trouble.text().as_deref());
-        for process in self.processes.iter().filter_map(on_device(&facts.uuid)) {
+        for process in self.processes.iter().filter_map(|process| on_device(&facts.uuid, process)) {
             out.process(&process);
         }
         self.sample_partitions(dcmi, out);
@@ -738,16 +742,14 @@ fn sum(counts: &[u64]) -> Option<u64> {
     counts.iter().try_fold(0u64, |sum, count| sum.checked_add((*count != u64::MAX).then_some(*count)?))
 }
 
-fn on_device(device: &str) -> impl Fn(&ProcessInfo) -> Option<OnDevice<'_>> {
-    move |process| {
-        Some(OnDevice {
-            device,
-            pid: u32::try_from(process.pid).ok().filter(|pid| *pid > 0)?,
-            work: Some("compute"),
-            memory_used_bytes: Some(process.memory).filter(|bytes| *bytes < MAX_BYTES),
-            ..OnDevice::default()
-        })
-    }
+fn on_device<'d>(device: &'d str, process: &ProcessInfo) -> Option<OnDevice<'d>> {
+    Some(OnDevice {
+        device,
+        pid: u32::try_from(process.pid).ok().filter(|pid| *pid > 0)?,
+        work: Some("compute"),
+        memory_used_bytes: Some(process.memory).filter(|bytes| *bytes < MAX_BYTES),
+        ..OnDevice::default()
+    })
 }
 
 /// Codes that are there now and were not before, each once.
