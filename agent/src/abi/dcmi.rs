@@ -714,8 +714,7 @@ impl Dcmi {
     /// Serial number of the board. Asking the board's controller for it may take a good part of a second.
     pub(crate) fn serial(&self, chip: Chip) -> Result<String, Code> {
         let nothing = [0; 256];
-        let empty =
-            Label { product: nothing, model: nothing, manufacturer: nothing, made: nothing, serial: nothing };
+        let empty = Label { product: nothing, model: nothing, manufacturer: nothing, made: nothing, serial: nothing };
         let of_card = match (chip, self.label_of_card) {
             (Chip::OnCard { card, .. }, Some(function)) => {
                 let mut out = Roomy::new(empty);
@@ -837,8 +836,7 @@ impl Dcmi {
         out.resize(MAX_PROCESSES, ProcessInfo::default());
         let mut count = 0;
         let pointer = out.as_mut_ptr();
-        let answer: Result<(), Code> =
-            (|| call!(chip, self.processes, self.processes_v2, pointer, &raw mut count))();
+        let answer: Result<(), Code> = (|| call!(chip, self.processes, self.processes_v2, pointer, &raw mut count))();
         out.truncate(if answer.is_ok() { usize::try_from(count).unwrap_or(0) } else { 0 });
         answer
     }
@@ -941,7 +939,10 @@ mod tests {
 
     #[test]
     fn structures_are_laid_out_as_the_library_has_them() {
-        assert_eq!((size_of::<ChipInfo>(), offset_of!(ChipInfo, aicores), offset_of!(ChipInfo, npu_name)), (132, 96, 100));
+        assert_eq!(
+            (size_of::<ChipInfo>(), offset_of!(ChipInfo, aicores), offset_of!(ChipInfo, npu_name)),
+            (132, 96, 100)
+        );
         assert_eq!((size_of::<PcieInfo>(), offset_of!(PcieInfo, domain), offset_of!(PcieInfo, function)), (64, 16, 28));
         assert_eq!(size_of::<DieId>(), 20);
         assert_eq!((size_of::<Label>(), offset_of!(Label, serial)), (1280, 1024));

@@ -45,7 +45,7 @@ FAKE_MAYBE int place(int card) {
 
 static int sentinel(void) { return fake_has("sentinel"); }
 static u32 value(u32 number) { return sentinel() ? 0xffffffffu : number; }
-static long parts(int n) { return n ? 0 : fake_number("partitions", 0); }
+FAKE_MAYBE long parts(int n) { return n ? 0 : fake_number("partitions", 0); }
 
 #ifdef NUMBERED
 int dcmiv2_init(void) { FAKE_ENTER(); return OK; }

@@ -26,8 +26,8 @@ use nodescope_model::rows::Row;
 
 use super::{Vendor, VendorOptions, not_open};
 use crate::abi::dcmi::{
-    Activity, Chip, ChipName, Clock, Code, Dcmi, EccInfo, HCCS_PIECE, HccsCounters, HccsLanes, Load, Memory,
-    PcieBandwidth, PcieInfo, ProcessInfo,
+    Activity, Chip, ChipName, Clock, Code, Dcmi, EccInfo, HCCS_PIECE, HccsCounters, Load, Memory, PcieBandwidth,
+    ProcessInfo,
 };
 use crate::accelerators::readings::{Event, OnDevice, Readings};
 use crate::accelerators::window::Window;
@@ -244,7 +244,7 @@ fn described(chip: Chip) -> String {
 /// A chip's identity for life, and its PCI address.
 fn identity(dcmi: &Dcmi, chip: Chip) -> Result<(String, Option<String>), Code> {
     let pcie = dcmi.pcie_info(chip);
-    let pci_bdf = pcie.as_ref().ok().and_then(pci_bdf);
+    let pci_bdf = pcie.as_ref().ok().and_then(|pcie| pci_bdf(pcie.domain, pcie.bus, pcie.device, pcie.function));
     let die = dcmi.die(chip);
     if let Some(uuid) = die.ok().and_then(die_text) {
         return Ok((uuid, pci_bdf));
@@ -443,9 +443,8 @@ impl Npu {
                 cube: ratio(loads.cube),
             };
         }
-        let mut one = |question, which| {
-            self.ask(question, trouble, "load", |chip| dcmi.load_of(chip, which)).and_then(ratio)
-        };
+        let mut one =
+            |question, which| self.ask(question, trouble, "load", |chip| dcmi.load_of(chip, which)).and_then(ratio);
         Shares {
             overall: one(Question::Overall, Load::Overall),
             aicore: one(Question::AiCore, Load::AiCore),
@@ -505,8 +504,7 @@ impl Npu {
     fn look_slowly(&mut self, dcmi: &Dcmi, trouble: &mut Trouble) {
         let before = self.slow.take().unwrap_or_default();
         let voltage = self.ask(Question::Voltage, trouble, "voltage", |chip| dcmi.voltage(chip)).and_then(volts);
-        let network =
-            self.ask(Question::NetworkHealth, trouble, "network", |chip| dcmi.network_health(chip));
+        let network = self.ask(Question::NetworkHealth, trouble, "network", |chip| dcmi.network_health(chip));
         let mut ecc = |question, which| {
             let info = self.ask(question, trouble, "ECC", |chip| dcmi.ecc(chip, which));
             info.filter(|info: &EccInfo| info.is_enabled != 0)
@@ -527,7 +525,7 @@ impl Npu {
             network: network.and_then(network_health),
             ecc,
             ecc_sram,
-            links: lanes.as_ref().and_then(links),
+            links: lanes.and_then(|found| links(found.ports, &found.lanes)),
             is_cut,
             ..before
         });
@@ -772,12 +770,12 @@ fn die_text(words: [u32; 5]) -> Option<String> {
     Some(words.map(|word| format!("{word:08X}")).join("-"))
 }
 
-fn pci_bdf(info: &PcieInfo) -> Option<String> {
-    let domain = u32::try_from(info.domain).ok()?;
+fn pci_bdf(domain: i32, bus: u32, device: u32, function: u32) -> Option<String> {
+    let domain = u32::try_from(domain).ok()?;
     // A chip within the processor itself (SoC) has none, and says zero.
-    let is_there = (domain, info.bus, info.device, info.function) != (0, 0, 0, 0);
-    let fits = info.bus <= 0xff && info.device <= 0x1f && info.function <= 7;
-    (is_there && fits).then(|| format!("{domain:04x}:{:02x}:{:02x}.{:x}", info.bus, info.device, info.function))
+    let is_there = (domain, bus, device, function) != (0, 0, 0, 0);
+    let fits = bus <= 0xff && device <= 0x1f && function <= 7;
+    (is_there && fits).then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
 }
 
 fn pci_file(root: &HostRoot, pci_bdf: Option<&str>, name: &str) -> Option<String> {
@@ -813,14 +811,14 @@ fn model(name: &ChipName) -> Option<String> {
 }
 
 /// Ports of HCCS, and those that are up.
-fn links(lanes: &HccsLanes) -> Option<(i64, i64)> {
-    let ports = lanes.ports.count_ones().min(u32::try_from(lanes.lanes.len()).unwrap_or(0));
-    if ports == 0 || !known(lanes.ports) {
+fn links(ports: u32, lanes: &[u32]) -> Option<(i64, i64)> {
+    if ports == 0 || !known(ports) {
         return None;
     }
+    let ports = ports.count_ones().min(u32::try_from(lanes.len()).unwrap_or(0));
     // Up, and with a width.
     let is_up = |lane: &&u32| **lane & 1 != 0 && (**lane >> 9) & 3 != 0;
-    let active = lanes.lanes.iter().take(ports as usize).filter(is_up).count();
+    let active = lanes.iter().take(ports as usize).filter(is_up).count();
     Some((i64::from(ports), i64::try_from(active).ok()?))
 }
 
@@ -986,14 +984,14 @@ mod tests {
     #[test]
     fn links_are_counted() {
         // Three ports, of which the second is down and the third has no width yet.
-        let mut lanes = HccsLanes { ports: 0b1110, ..HccsLanes::default() };
-        (lanes.lanes[0], lanes.lanes[1], lanes.lanes[2]) = (1 | 2 << 9, 2 << 9, 1);
-        assert_eq!(links(&lanes), Some((3, 1)));
-        assert_eq!(links(&HccsLanes::default()), None);
+        assert_eq!(links(0b1110, &[1 | 2 << 9, 2 << 9, 1, 0]), Some((3, 1)));
+        assert_eq!((links(0, &[0; 16]), links(u32::MAX, &[0; 16])), (None, None));
     }
 
     #[test]
-    fn speeds_are_generations() {
+    fn addresses_and_speeds_are_as_the_bus_has_them() {
+        assert_eq!(pci_bdf(0, 0xc1, 0, 0).as_deref(), Some("0000:c1:00.0"));
+        assert_eq!((pci_bdf(0, 0, 0, 0), pci_bdf(-1, 1, 0, 0), pci_bdf(0, 0x100, 0, 0)), (None, None, None));
         assert_eq!(pcie_generation("16.0 GT/s PCIe\n"), Some(4));
         assert_eq!((pcie_generation("2.5 GT/s"), pcie_generation("32 GT/s")), (Some(1), Some(5)));
         assert_eq!((pcie_generation("Unknown"), pcie_generation("")), (None, None));
@@ -1030,10 +1028,10 @@ mod tests {
             health_text(number);
             network_health(number);
             pcie_generation(&text);
-            links(&HccsLanes { ports: number, lanes, ..HccsLanes::default() });
+            links(number, &lanes);
             partition_memory(&Activity { load: number, memory_total: wide, memory_free: !wide });
             model(&ChipName { kind: Some(text.clone()), name: Some(text.clone()), npu: Some(text), aicores: number });
-            pci_bdf(&PcieInfo { domain: signed, bus: number, ..PcieInfo::default() });
+            pci_bdf(signed, number, number, number);
             prop_assert!(appeared(&codes[..codes.len() / 2], &codes).len() <= 8);
             sum(&[wide, wide, 1]);
         }
