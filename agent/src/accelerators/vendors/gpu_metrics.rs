@@ -449,7 +449,7 @@ pub(super) fn throttle_reasons(metrics: &Metrics, before: &Residency) -> Option<
         // Sixteen bits each: power, current, temperature, other.
         vec![
             ("power_cap", Some(bits & 0xffff != 0)),
-            ("hardware_slowdown", Some(bits & 0xffff_0000_ffff_0000 & !0xffff != 0)),
+            ("hardware_slowdown", Some(bits & 0xffff_0000_ffff_0000 != 0)),
             ("hardware_thermal", Some(bits & 0xffff_0000_0000 != 0)),
         ]
     } else if now.power.is_some() {
