@@ -1,5 +1,7 @@
 //! AMD's cards: from a recorded tree of the driver's files, and through a fake of ROCm SMI where there are none.
 
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
+
 #[path = "support/fakes.rs"]
 mod fakes;
 
@@ -91,6 +93,11 @@ fn radeon() -> Vec<u8> {
 }
 
 fn begin() -> Fake {
+    begin_with(|_| {})
+}
+
+/// `change` has the tree before it is first looked at.
+fn begin_with(change: impl FnOnce(&Path)) -> Fake {
     let mut fake = Fake::of_files(VendorId::Amd);
     let root = fake.root().to_owned();
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/amd-host"), &root);
@@ -101,6 +108,7 @@ fn begin() -> Fake {
     for (file, target) in [("0", "/dev/null"), ("5", "/dev/dri/renderD129"), ("6", "/dev/dri/renderD129")] {
         std::os::unix::fs::symlink(target, open.join(file)).unwrap();
     }
+    change(&root);
     fake.until("both cards", |fake| fake.cards().len() == 2);
     fake
 }
@@ -160,6 +168,7 @@ fn cards_are_read_from_files_alone() {
             ("link_transmitted_bytes", 1_024_000_000.into()),
             ("cores", 304.into()),
             ("mig_enabled", true.into()),
+            ("processes", Value::Null),
             ("throttle_reasons", "none".into()),
             ("fan_ratio", Value::Null),
             ("voltage_volts", Value::Null),
@@ -260,21 +269,14 @@ fn processes_compute_or_draw() {
 
 #[test]
 fn a_load_that_cannot_be_read_is_not_a_load_of_nothing() {
-    let mut fake = begin();
-    let table = fake.root().join(CARD).join("gpu_metrics");
-    let load = fake.root().join(CARD).join("gpu_busy_percent");
-    std::fs::remove_file(&load).unwrap();
-    std::fs::create_dir(&load).unwrap();
-    // The descriptor kept shows the old file.
-    fake = {
-        let root = fake.root().to_owned();
-        let mut anew = Fake::of_files(VendorId::Amd);
-        copy(&root, anew.root());
-        anew.until("both cards", |fake| fake.cards().len() == 2);
-        anew
-    };
+    let mut fake = begin_with(|root| {
+        // A file that is there and cannot be read.
+        let load = root.join(CARD).join("gpu_busy_percent");
+        std::fs::remove_file(&load).unwrap();
+        std::fs::create_dir(&load).unwrap();
+    });
+    // The table has it too.
     fake.assert(INSTINCT, &[("utilization_ratio", 0.8.into())]);
-    let _ = table;
     std::fs::write(fake.root().join(CARD).join("gpu_metrics"), [0u8; 8]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     fake.tick();

@@ -87,9 +87,9 @@ impl Amd {
             };
             self.cards.push(card);
         }
-        let lacks_something = self.cards.iter().all(|card| card.facts.model.is_none());
-        let may_ask = self.options.library().is_some() || root.is_this_machine();
-        if self.library.is_none() && may_ask && (self.options.library().is_some() || lacks_something) {
+        let lacks_something = self.cards.is_empty() || self.cards.iter().any(|card| card.facts.model.is_none());
+        let is_named = self.options.library().is_some();
+        if self.library.is_none() && (is_named || lacks_something && root.is_this_machine()) {
             self.library = Some(Reader::new(&AMD, self.options.clone()));
         }
     }
@@ -325,8 +325,10 @@ impl Card {
         window.fill(&self.facts.device, &mut row);
         self.fill_levels(&metrics, &mut row);
         self.fill_slow(&metrics, &mut row);
+        // Those on a card that is cut are its partitions'; of a card that the compute driver does not show nothing is known.
+        let is_listed = computing.is_some() && self.slow.as_ref().is_some_and(|slow| slow.nodes.len() == 1);
         let count = processes.values().filter(|on| on.computes).count();
-        row.int("processes", computing.is_some().then(|| i64::try_from(count).unwrap_or(i64::MAX)));
+        row.int("processes", is_listed.then(|| i64::try_from(count).unwrap_or(i64::MAX)));
         row.text("error", trouble.as_deref());
         self.residency = metrics.residency;
         for (pid, on) in &processes {

@@ -38,7 +38,7 @@ const MAX_PROCESSES: usize = 1024;
 const MAX_NAMES: u64 = 1 << 20;
 
 /// Links to open files looked at in one search for processes that draw.
-const MAX_OPEN: usize = 8192;
+const MAX_OPEN: usize = 4096;
 
 /// Processes that draw which are kept in sight, and files of each.
 const MAX_DRAWING: usize = 256;
@@ -146,10 +146,12 @@ impl Sensors {
             };
             let thermometer = Thermometer { critical: limit("crit"), emergency: limit("emergency"), input };
             let label = read_text(&hwmon.join(format!("temp{number}_label")));
-            match (label.as_deref(), number) {
-                (Some("junction"), _) | (None, 2) => sensors.junction = Some(thermometer),
-                (Some("mem"), _) | (None, 3) => sensors.memory = Some(thermometer),
-                (Some("edge"), _) | (None, _) => sensors.edge = Some(thermometer),
+            // Older drivers have no labels, and the first sensor alone, or all in this order.
+            let usual = ["edge", "junction", "mem"].get(number as usize - 1).copied();
+            match label.as_deref().or(usual) {
+                Some("edge") => sensors.edge = Some(thermometer),
+                Some("junction") => sensors.junction = Some(thermometer),
+                Some("mem") => sensors.memory = Some(thermometer),
                 _ => {}
             }
         }
@@ -263,7 +265,7 @@ const PARTS: &[&str] = &["umc", "sdma", "gfx", "mmhub", "vcn", "jpeg"];
 /// The files that count errors of memory.
 pub(super) fn error_files(device: &Path) -> Vec<PathBuf> {
     let of = |part: &&str| device.join(format!("ras/{part}_err_count"));
-    PARTS.iter().map(|part| of(part)).filter(|path| read_text(path).is_some_and(|t| parse_errors(&t).is_some())).collect()
+    PARTS.iter().map(of).filter(|path| read_text(path).is_some_and(|t| parse_errors(&t).is_some())).collect()
 }
 
 /// Errors of all these files together; `None` when one does not tell: a sum without it would go back.
@@ -284,7 +286,7 @@ pub(super) fn parse_bad_pages(text: &str) -> (u64, bool) {
     })
 }
 
-/// A card's name in the list that the graphics libraries bring: `73BF,	C1,	AMD Radeon RX 6900 XT`.
+/// A card's name in the list that the graphics libraries bring: lines as `73BF, C1, AMD Radeon RX 6900 XT`.
 fn parse_name(list: &str, device: u32, revision: u32) -> Option<String> {
     list.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let mut fields = line.splitn(3, ',').map(str::trim);
@@ -381,8 +383,11 @@ pub(super) fn nodes(root: &HostRoot) -> Vec<Node> {
 
 /// PCI domain, bus and device as nodes write it.
 pub(super) fn location(pci_bdf: &str) -> Option<(u64, u64)> {
-    let mut parts = pci_bdf.split([':', '.']).map(|part| u64::from_str_radix(part, 16).ok());
-    let (domain, bus, device) = (parts.next()??, parts.next()??, parts.next()??);
+    let (domain, rest) = pci_bdf.split_once(':')?;
+    let (bus, rest) = rest.split_once(':')?;
+    let (device, _function) = rest.split_once('.')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let (domain, bus, device) = (number(domain)?, number(bus)?, number(device)?);
     (bus <= 0xff && device <= 0x1f).then_some((domain, bus << 8 | device << 3))
 }
 

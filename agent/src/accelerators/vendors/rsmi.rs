@@ -105,15 +105,14 @@ impl Reader {
             None => {}
         }
         let Some(rsmi) = &self.rsmi else { return Ok(()) };
-        let slow = tick.is_due(SLOW_EVERY) || self.cards.iter().any(|card| card.slow.is_none());
+        let is_told = |card: &Card| card.facts.pci_bdf.as_deref().is_some_and(|at| told.contains(&at));
+        let mut asked = self.cards.iter().filter(|card| !is_told(card)).peekable();
+        let slow = asked.peek().is_some() && (tick.is_due(SLOW_EVERY) || asked.any(|card| card.slow.is_none()));
         let pids = if slow { rsmi.processes().ok() } else { None };
         let before = self.cards.len();
         let is_new_form = self.is_new_form;
         self.cards.retain_mut(|card| {
-            if card.facts.pci_bdf.as_deref().is_some_and(|at| told.contains(&at)) {
-                return true;
-            }
-            card.sample(rsmi, slow, pids.as_deref(), is_new_form, &self.options.root, window, out)
+            is_told(card) || card.sample(rsmi, slow, pids.as_deref(), is_new_form, &self.options.root, window, out)
         });
         if self.cards.len() < before {
             self.look_now = true;
