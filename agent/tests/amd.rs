@@ -260,7 +260,8 @@ fn processes_compute_or_draw() {
     std::fs::write(&path, text.replace("gfx:\t1000000000", "gfx:\t4000000000")).unwrap();
     let until = |fake: &Fake| {
         let rows = fake.rows("accelerator_process");
-        (0..rows.num_rows()).any(|row| matches!(value(&rows, row, "utilization_ratio"), Value::Float(load) if load > 0.2))
+        (0..rows.num_rows())
+            .any(|row| matches!(value(&rows, row, "utilization_ratio"), Value::Float(load) if load > 0.2))
     };
     fake.until("a share", until);
     std::fs::remove_dir_all(fake.root().join("proc/7001")).unwrap();
@@ -305,7 +306,11 @@ fn a_card_that_sleeps_is_left_asleep() {
     fake.tick();
     fake.assert(
         RADEON,
-        &[("power_watts", Value::Null), ("utilization_ratio", Value::Null), ("memory_total_bytes", (24i64 << 30).into())],
+        &[
+            ("power_watts", Value::Null),
+            ("utilization_ratio", Value::Null),
+            ("memory_total_bytes", (24i64 << 30).into()),
+        ],
     );
 }
 

@@ -409,10 +409,7 @@ impl Rsmi {
 }
 
 /// A function that fills one value of a device.
-fn get<T: Copy + Default>(
-    function: Option<unsafe extern "C" fn(u32, *mut T) -> Ret>,
-    device: u32,
-) -> Result<T, Code> {
+fn get<T: Copy + Default>(function: Option<unsafe extern "C" fn(u32, *mut T) -> Ret>, device: u32) -> Result<T, Code> {
     let function = function.ok_or(Code::MISSING)?;
     let mut out = T::default();
     // SAFETY: `out` is what the function fills, and lives until it returns.

@@ -436,11 +436,8 @@ impl Card {
         #[allow(clippy::cast_precision_loss)] // Tenths of GT/s.
         let generation = metrics.pcie_speed.and_then(|tenths| generation_of(tenths as f64 / 10.0));
         let width = metrics.pcie_width.and_then(|n| i64::try_from(n).ok()).filter(|n| (1..=32).contains(n));
-        let link = PciLink {
-            generation: generation.or(slow.link.generation),
-            width: width.or(slow.link.width),
-            ..slow.link
-        };
+        let link =
+            PciLink { generation: generation.or(slow.link.generation), width: width.or(slow.link.width), ..slow.link };
         link.fill(row);
         let cores: Option<i64> = slow.nodes.iter().map(|node| node.cores).sum();
         row.float("power_limit_watts", slow.power_limit)
@@ -483,7 +480,10 @@ impl Card {
                 .float("utilization_ratio", load)
                 .count("memory_total_bytes", node.memory_bytes)
                 .count("memory_used_bytes", used)
-                .count("memory_free_bytes", node.memory_bytes.zip(used).and_then(|(total, used)| total.checked_sub(used)))
+                .count(
+                    "memory_free_bytes",
+                    node.memory_bytes.zip(used).and_then(|(total, used)| total.checked_sub(used)),
+                )
                 .int("processes", computing.is_some().then(|| i64::try_from(on.len()).unwrap_or(i64::MAX)));
             window.fill(&device, &mut row);
             for (pid, memory_used_bytes) in on {

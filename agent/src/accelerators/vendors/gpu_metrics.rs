@@ -351,9 +351,7 @@ fn parse_fixed(table: &Table<'_>, layout: &Layout) -> Metrics {
         power: table.u16(layout.power),
         load: table.u16(layout.load),
         memory_load: table.u16(layout.memory_load),
-        video_load: mean(
-            table.u16s(layout.video_load).chain(parts().flat_map(|part| table.u16s(inside(part, video)))),
-        ),
+        video_load: mean(table.u16s(layout.video_load).chain(parts().flat_map(|part| table.u16s(inside(part, video))))),
         jpeg_load: mean(table.u16s(layout.jpeg_load).chain(parts().flat_map(|part| table.u16s(inside(part, jpeg))))),
         energy: if layout.is_narrow { table.u32(layout.energy) } else { table.u64(layout.energy) },
         core_clock: mean(table.u16s(layout.core_clock)),
@@ -453,11 +451,8 @@ pub(super) fn throttle_reasons(metrics: &Metrics, before: &Residency) -> Option<
             ("hardware_thermal", Some(bits & 0xffff_0000_0000 != 0)),
         ]
     } else if now.power.is_some() {
-        let thermal = [
-            grew(now.socket, before.socket),
-            grew(now.regulator, before.regulator),
-            grew(now.memory, before.memory),
-        ];
+        let thermal =
+            [grew(now.socket, before.socket), grew(now.regulator, before.regulator), grew(now.memory, before.memory)];
         vec![
             ("power_cap", grew(now.power, before.power)),
             ("hardware_thermal", thermal.into_iter().flatten().reduce(|a, b| a || b)),
@@ -546,7 +541,9 @@ mod tests {
     #[test]
     fn contents_of_older_cards_are_read() {
         let mut bytes = table(3, 120);
-        for (at, value) in [(4, 41u16), (6, 47), (8, 52), (16, 93), (18, 40), (20, 5), (22, 301), (54, 2100), (58, 1000)] {
+        for (at, value) in
+            [(4, 41u16), (6, 47), (8, 52), (16, 93), (18, 40), (20, 5), (22, 301), (54, 2100), (58, 1000)]
+        {
             put(&mut bytes, at, &value.to_ne_bytes());
         }
         put(&mut bytes, 24, &(65_536u64 * 1000).to_ne_bytes());
@@ -567,7 +564,8 @@ mod tests {
     #[test]
     fn bits_of_throttling_have_names() {
         let of = |bits: u64| {
-            throttle_reasons(&Metrics { throttled_by: Some(bits), ..Metrics::default() }, &Residency::default()).unwrap()
+            throttle_reasons(&Metrics { throttled_by: Some(bits), ..Metrics::default() }, &Residency::default())
+                .unwrap()
         };
         assert_eq!(of(0), "none");
         assert_eq!(of(1), "power_cap");

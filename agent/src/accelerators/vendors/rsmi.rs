@@ -451,7 +451,8 @@ pub(super) fn numa_node(root: &HostRoot, pci_bdf: &str) -> Option<i64> {
 /// Name below `/dev` of the file by which programs use a card: `dri/renderD128`.
 pub(super) fn render_file(device: &std::path::Path) -> Option<String> {
     let names = std::fs::read_dir(device.join("drm")).ok()?.flatten();
-    let name = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(|n| n.starts_with("renderD"))?;
+    let name =
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(|n| n.starts_with("renderD"))?;
     Some(format!("dri/{name}"))
 }
 
@@ -561,7 +562,10 @@ mod tests {
 
     #[test]
     fn speeds_are_generations() {
-        assert_eq!((generation("16.0 GT/s PCIe"), generation("8 GT/s"), generation("2.5 GT/s PCIe")), (Some(4), Some(3), Some(1)));
+        assert_eq!(
+            (generation("16.0 GT/s PCIe"), generation("8 GT/s"), generation("2.5 GT/s PCIe")),
+            (Some(4), Some(3), Some(1))
+        );
         assert_eq!((generation("Unknown"), generation(""), generation("7 GT/s")), (None, None, None));
     }
 
