@@ -13,7 +13,7 @@
 //! What the kernel's log says of them (`kernel_log`) comes beside: a driver in trouble writes there first.
 //!
 //! The libraries ask the kernel of the machine the agent runs on. So they are asked only when the root belongs to that
-//! machine, be it seen from a container, or when a library was named in the settings.
+//! machine, be it seen from a container, or when a library was named in the settings. AMD's cards are read from files.
 
 mod frame;
 pub mod pci;
@@ -160,9 +160,9 @@ impl AcceleratorProbe {
         let mut wanted: BTreeSet<VendorId> = self.options.libraries.keys().copied().collect();
         let bus = pci::scan(&self.root).unwrap_or_default();
         self.bus = bus.into_iter().map(|card| (card.address, card.vendor)).collect();
-        if self.is_this_machine {
-            wanted.extend(self.bus.values().copied());
-        }
+        // AMD's driver tells in files what others tell through their library, so any root will do.
+        let can_tell = |vendor: &VendorId| self.is_this_machine || *vendor == VendorId::Amd;
+        wanted.extend(self.bus.values().copied().filter(can_tell));
         for vendor in wanted {
             if self.watches.iter().any(|watch| watch.vendor() == vendor) {
                 continue;
