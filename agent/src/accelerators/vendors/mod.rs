@@ -7,6 +7,7 @@
 mod amd;
 mod ascend;
 mod cambricon;
+mod common;
 mod enflame;
 mod hygon;
 mod iluvatar;
