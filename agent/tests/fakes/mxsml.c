@@ -15,7 +15,7 @@ enum { OK = 0, NO_DEVICE = 2, NOT_SUPPORTED = 3, INVALID_DEVICE = 6, INVALID_INP
 enum { CARDS = 2, SLICE = 2, PHYSICAL = 100 };
 
 static int sentinel(void) { return fake_has("sentinel"); }
-static u32 dies(void) { return fake_number("dies", 1); }
+FAKE_MAYBE u32 dies(void) { return fake_number("dies", 1); }
 static u32 slices(void) { return fake_number("slices", 0); }
 static int known(u32 device) {
     if (fake_is_lost(device)) return INVALID_DEVICE;
@@ -100,8 +100,8 @@ int mxSmlGetClocks(u32 device, u32 which, u32 *size, u32 *out) {
     out[0] = out[1] = sentinel() ? ~0u : which == 3 ? 1800 : which == 6 ? 1000 : 1600;
     return OK;
 }
-typedef struct { float speed; u32 width; } link;
-int mxSmlGetPcieInfo(u32 device, link *out) { BEGIN(device); *out = (link){16.0f, 8}; return OK; }
+typedef struct { float speed; u32 width; } link_info;
+int mxSmlGetPcieInfo(u32 device, link_info *out) { BEGIN(device); *out = (link_info){16.0f, 8}; return OK; }
 
 /* Number, name, number of cards, and 64 entries. */
 typedef struct { char bdf[32]; u32 gpu; unsigned long memory; } entry_v1;
@@ -120,7 +120,7 @@ int mxSmlGetSingleGpuProcess(u32 device, u32 *number, process_v1 *out) {
 int mxSmlInitWithFlags(u32 flags) { FAKE_ENTER(); return flags == 1 ? OK : INVALID_INPUT; }
 int mxSmlGetDeviceDieCount(u32 device, u32 *out) { BEGIN(device); *out = dies(); return OK; }
 int mxSmlGetBoardPowerLimit(u32 device, u32 *out) { BEGIN(device); *out = 350000; return OK; }
-int mxSmlGetPcieMaxLinkInfo(u32 device, link *out) { BEGIN(device); *out = (link){32.0f, 16}; return OK; }
+int mxSmlGetPcieMaxLinkInfo(u32 device, link_info *out) { BEGIN(device); *out = (link_info){32.0f, 16}; return OK; }
 int mxSmlGetDpmIpClockInfo(u32 device, u32 which, u32 *out, u32 *size) {
     BEGIN(device);
     if (which != 1) return INVALID_INPUT;
@@ -181,7 +181,7 @@ typedef struct { long requests, responses; } traffic;
 int mxSmlGetMetaXLinkTrafficStat(u32 device, u32 way, u32 *size, traffic *out) {
     BEGIN(device);
     *size = 7;
-    for (int n = 0; n < 7; n++) out[n] = (traffic){sentinel() ? -1 : 1000 * (way + 1) + n, 7};
+    for (int n = 0; n < 7; n++) out[n] = (traffic){sentinel() ? -1l : 1000l * (way + 1) + n, 7};
     return OK;
 }
 int mxSmlGetMetaXLinkErrorCounter(u32 device, u32 which, u32 *size, u64 *out) {
