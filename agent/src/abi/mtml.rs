@@ -9,7 +9,9 @@
 //! Units: bytes, milliwatts, degrees, MHz, per cent. Counts of errors are since the driver was loaded or in the board's
 //! life, as asked.
 //!
-//! There is no list of processes, nor a count of traffic, energy or PCIe errors.
+//! Temperatures of memory, limits of power and temperature, the core's voltage, the performance state and PCIe replays are
+//! told by functions that the library has from driver 2.7 on and that its documentation leaves out; where they are
+//! missing, so are the values. There is no list of processes, nor a count of traffic or energy.
 
 use std::ffi::{CStr, c_char, c_float, c_int, c_uint, c_ulonglong, c_void};
 use std::path::Path;
@@ -209,6 +211,8 @@ functions! {
         property = "mtmlDeviceGetProperty": fn(device: Raw, out: *mut RawProperty) -> Ret;
         cores = "mtmlDeviceCountGpuCores": fn(device: Raw, out: *mut c_uint) -> Ret;
         power = "mtmlDeviceGetPowerUsage": fn(device: Raw, out: *mut c_uint) -> Ret;
+        pcie_replays = "mtmlDeviceGetPcieReplayCounter": fn(device: Raw, out: *mut c_uint) -> Ret;
+        performance_state = "mtmlDeviceGetPerformanceState": fn(device: Raw, out: *mut c_int) -> Ret;
         fan = "mtmlDeviceGetFanSpeed": fn(device: Raw, index: c_uint, out: *mut c_uint) -> Ret;
         links = "mtmlDeviceGetMtLinkSpec": fn(device: Raw, out: *mut RawLinks) -> Ret;
         link_state = "mtmlDeviceGetMtLinkState": fn(device: Raw, link: c_uint, out: *mut c_uint) -> Ret;
@@ -220,6 +224,9 @@ functions! {
         free_gpu = "mtmlDeviceFreeGpu": fn(gpu: Raw) -> Ret;
         gpu_load = "mtmlGpuGetUtilization": fn(gpu: Raw, out: *mut c_uint) -> Ret;
         gpu_temperature = "mtmlGpuGetTemperature": fn(gpu: Raw, out: *mut c_uint) -> Ret;
+        threshold = "mtmlGpuGetTemperatureThreshold": fn(gpu: Raw, which: c_uint, out: *mut c_uint) -> Ret;
+        power_limit = "mtmlGpuGetEnforcedPowerLimit": fn(gpu: Raw, out: *mut c_uint) -> Ret;
+        voltage = "mtmlGpuGetVoltage": fn(gpu: Raw, out: *mut c_uint) -> Ret;
         gpu_clock = "mtmlGpuGetClock": fn(gpu: Raw, out: *mut c_uint) -> Ret;
         gpu_clock_max = "mtmlGpuGetMaxClock": fn(gpu: Raw, out: *mut c_uint) -> Ret;
         memory = "mtmlDeviceInitMemory": fn(device: Raw, out: *mut Raw) -> Ret;
@@ -227,6 +234,7 @@ functions! {
         memory_total = "mtmlMemoryGetTotal": fn(memory: Raw, out: *mut c_ulonglong) -> Ret;
         memory_used = "mtmlMemoryGetUsed": fn(memory: Raw, out: *mut c_ulonglong) -> Ret;
         memory_reserved = "mtmlMemoryGetUsedSystem": fn(memory: Raw, out: *mut c_ulonglong) -> Ret;
+        memory_temperature = "mtmlMemoryGetTemperature": fn(memory: Raw, out: *mut c_uint) -> Ret;
         memory_load = "mtmlMemoryGetUtilization": fn(memory: Raw, out: *mut c_uint) -> Ret;
         memory_clock = "mtmlMemoryGetClock": fn(memory: Raw, out: *mut c_uint) -> Ret;
         memory_clock_max = "mtmlMemoryGetMaxClock": fn(memory: Raw, out: *mut c_uint) -> Ret;
@@ -281,10 +289,7 @@ fn give_back(function: Option<unsafe extern "C" fn(Raw) -> Ret>, what: Raw) {
 /// Room for text; the library's own limit is 80.
 const TEXT: usize = 256;
 
-fn text_of(
-    function: Option<unsafe extern "C" fn(Raw, *mut c_char, c_uint) -> Ret>,
-    of: Raw,
-) -> Result<String, Code> {
+fn text_of(function: Option<unsafe extern "C" fn(Raw, *mut c_char, c_uint) -> Ret>, of: Raw) -> Result<String, Code> {
     let function = function.ok_or(Code::MISSING)?;
     let mut out: [c_char; TEXT] = [0; TEXT];
     // SAFETY: the function is told how much room there is. One byte less, so that the text ends in any case.
@@ -369,7 +374,7 @@ impl Mtml {
     }
 
     /// Its file below `/dev`.
-    pub(crate) fn path(&self, device: Device) -> Result<String, Code> {
+    pub(crate) fn device_path(&self, device: Device) -> Result<String, Code> {
         text_of(self.primary_path, device.0)
     }
 
@@ -414,6 +419,14 @@ impl Mtml {
     /// In milliwatts.
     pub(crate) fn power(&self, device: Device) -> Result<u32, Code> {
         get(self.power, device.0, 0)
+    }
+
+    pub(crate) fn pcie_replays(&self, device: Device) -> Result<u32, Code> {
+        get(self.pcie_replays, device.0, c_uint::MAX)
+    }
+
+    pub(crate) fn performance_state(&self, device: Device) -> Result<i32, Code> {
+        get(self.performance_state, device.0, -1)
     }
 
     /// Of the first fan, in per cent.
@@ -472,6 +485,26 @@ impl Mtml {
         get(self.gpu_temperature, gpu.0, c_uint::MAX)
     }
 
+    /// In degrees.
+    pub(crate) fn shutdown_temperature(&self, gpu: Gpu) -> Result<u32, Code> {
+        select(self.threshold, gpu.0, 0)
+    }
+
+    /// In degrees.
+    pub(crate) fn slowdown_temperature(&self, gpu: Gpu) -> Result<u32, Code> {
+        select(self.threshold, gpu.0, 1)
+    }
+
+    /// In milliwatts.
+    pub(crate) fn power_limit(&self, gpu: Gpu) -> Result<u32, Code> {
+        get(self.power_limit, gpu.0, 0)
+    }
+
+    /// In millivolts.
+    pub(crate) fn voltage(&self, gpu: Gpu) -> Result<u32, Code> {
+        get(self.voltage, gpu.0, 0)
+    }
+
     /// In MHz.
     pub(crate) fn gpu_clock(&self, gpu: Gpu) -> Result<u32, Code> {
         get(self.gpu_clock, gpu.0, c_uint::MAX)
@@ -503,6 +536,11 @@ impl Mtml {
     /// What the driver keeps for itself, in bytes.
     pub(crate) fn memory_reserved(&self, memory: Memory) -> Result<u64, Code> {
         get(self.memory_reserved, memory.0, c_ulonglong::MAX)
+    }
+
+    /// In degrees.
+    pub(crate) fn memory_temperature(&self, memory: Memory) -> Result<u32, Code> {
+        get(self.memory_temperature, memory.0, c_uint::MAX)
     }
 
     /// How busy it is, in per cent.
@@ -578,7 +616,10 @@ mod tests {
         assert_eq!((size_of::<VideoLoad>(), offset_of!(VideoLoad, encoder)), (24, 8));
         assert_eq!((size_of::<RawLinks>(), offset_of!(RawLinks, count)), (28, 8));
         assert_eq!(size_of::<RetiredPages>(), 8);
-        assert_eq!((size_of::<RawProfile>(), offset_of!(RawProfile, memory), offset_of!(RawProfile, name)), (88, 8, 16));
+        assert_eq!(
+            (size_of::<RawProfile>(), offset_of!(RawProfile, memory), offset_of!(RawProfile, name)),
+            (88, 8, 16)
+        );
         assert_eq!(offset_of!(Roomy<RawPci>, value), 0);
     }
 

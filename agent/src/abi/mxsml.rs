@@ -803,7 +803,10 @@ mod tests {
         assert_eq!((size_of::<EccErrors>(), offset_of!(EccErrors, retired_pages)), (20, 16));
         assert_eq!((size_of::<RawReason>(), offset_of!(RawReason, reason)), (68, 4));
         assert_eq!((size_of::<VirtualDevices>(), offset_of!(VirtualDevices, devices)), (516, 4));
-        assert_eq!((size_of::<RawSgpu>(), offset_of!(RawSgpu, compute_quota), offset_of!(RawSgpu, uuid)), (124, 16, 28));
+        assert_eq!(
+            (size_of::<RawSgpu>(), offset_of!(RawSgpu, compute_quota), offset_of!(RawSgpu, uuid)),
+            (124, 16, 28)
+        );
         assert_eq!(size_of::<SgpuMemory>(), 24);
         assert_eq!(offset_of!(Roomy<RawInfo>, value), 0);
         assert_eq!(Form { entry_words: 6, has_sgpu: false }.words() * 8, 3144);
@@ -849,15 +852,11 @@ mod tests {
         assert_eq!(found, [(7, Some(100)), (8, Some(60)), (9, None)]);
         assert_eq!(parse_processes(&words, 1, v1, here).len(), 1);
         let v3 = Form { entry_words: 7, has_sgpu: true };
-        let words = [
-            process(v3, 7, &[(here, 100, 0, u32::MAX), (here, 20, 1, u32::MAX)]),
-            process(v3, 8, &[(here, 5, 0, 3)]),
-        ]
-        .concat();
-        let wanted = [
-            Process { pid: 7, memory: Some(120), sgpu: None },
-            Process { pid: 8, memory: Some(5), sgpu: Some(3) },
-        ];
+        let words =
+            [process(v3, 7, &[(here, 100, 0, u32::MAX), (here, 20, 1, u32::MAX)]), process(v3, 8, &[(here, 5, 0, 3)])]
+                .concat();
+        let wanted =
+            [Process { pid: 7, memory: Some(120), sgpu: None }, Process { pid: 8, memory: Some(5), sgpu: Some(3) }];
         assert_eq!(parse_processes(&words, 2, v3, here), wanted);
         assert_eq!(parse_processes(&words, 99, v3, here), wanted, "no more than there is room for");
     }

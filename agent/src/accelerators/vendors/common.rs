@@ -42,9 +42,7 @@ impl Obstacle {
     fn error(&self, library: &'static str) -> ProbeError {
         match self {
             Self::Absent(reason) => ProbeError::Absent(reason.clone()),
-            Self::Driver(message) | Self::Mismatch(message) => {
-                ProbeError::Driver { library, message: message.clone() }
-            }
+            Self::Driver(message) | Self::Mismatch(message) => ProbeError::Driver { library, message: message.clone() },
         }
     }
 }
@@ -62,8 +60,8 @@ pub(super) trait Source: Sized {
     /// To be called first, and again after [`Source::shut_down`].
     fn initialize(&mut self) -> Result<(), Obstacle>;
 
-    /// Gives up what was initialised; the cards are gone already.
-    fn shut_down(&mut self);
+    /// Gives up what was initialised, and these cards with it.
+    fn shut_down(&mut self, cards: Vec<Self::Card>);
 
     /// The cards there are. Of those known, what is still the same is kept. One card's trouble is told in `trouble`.
     fn cards(&mut self, known: Vec<Self::Card>, trouble: &mut Option<String>) -> Result<Vec<Self::Card>, Obstacle>;
@@ -87,6 +85,8 @@ pub(super) struct Reader<S: Source> {
     options: VendorOptions,
     source: Option<S>,
     cards: Vec<S::Card>,
+    /// Cards lost since the library was begun.
+    lost: Vec<S::Card>,
     obstacle: Option<Obstacle>,
     is_initialized: bool,
     look_now: bool,
@@ -106,6 +106,7 @@ impl<S: Source> Reader<S> {
             options,
             source: None,
             cards: Vec::new(),
+            lost: Vec::new(),
             obstacle: None,
             is_initialized: false,
             look_now: true,
@@ -134,8 +135,9 @@ impl<S: Source> Reader<S> {
             self.begin_anew = false;
             self.anew_after = (self.anew_after * 2).clamp(1, MAX_LOOKS);
             self.anew_in = self.anew_after;
-            self.cards.clear();
-            source.shut_down();
+            let mut cards = std::mem::take(&mut self.cards);
+            cards.append(&mut self.lost);
+            source.shut_down(cards);
             self.is_initialized = false;
         }
         if !self.is_initialized {
@@ -178,11 +180,14 @@ impl<S: Source> Vendor for Reader<S> {
         let Some(source) = &mut self.source else { return Ok(()) };
         self.has_worked = true;
         let slow = tick.is_due(SLOW_EVERY);
-        let before = self.cards.len();
-        self.cards.retain_mut(|card| source.sample(card, tick, slow, window, out));
-        if self.cards.len() < before {
-            self.look_now = true;
-            self.begin_anew = true;
+        for mut card in std::mem::take(&mut self.cards) {
+            if source.sample(&mut card, tick, slow, window, out) {
+                self.cards.push(card);
+            } else {
+                self.lost.push(card);
+                self.look_now = true;
+                self.begin_anew = true;
+            }
         }
         Ok(())
     }
@@ -212,12 +217,13 @@ pub(super) trait Answer: Copy {
 #[derive(Debug)]
 pub(super) struct Asking<C> {
     absent: Vec<&'static str>,
+    answers: u32,
     trouble: Option<(&'static str, C)>,
 }
 
 impl<C> Default for Asking<C> {
     fn default() -> Self {
-        Self { absent: Vec::new(), trouble: None }
+        Self { absent: Vec::new(), answers: 0, trouble: None }
     }
 }
 
@@ -227,7 +233,10 @@ impl<C: Answer> Asking<C> {
             return None;
         }
         match question() {
-            Ok(answer) => Some(answer),
+            Ok(answer) => {
+                self.answers += 1;
+                Some(answer)
+            }
             Err(code) if code.is_absence() => {
                 self.absent.push(what);
                 None
@@ -241,7 +250,12 @@ impl<C: Answer> Asking<C> {
 
     /// A new tick begins.
     pub(super) fn begin(&mut self) {
-        self.trouble = None;
+        (self.trouble, self.answers) = (None, 0);
+    }
+
+    /// Whether the card has answered nothing so far in this tick, and was in trouble.
+    pub(super) fn is_mute(&self) -> bool {
+        self.answers == 0 && self.trouble.is_some()
     }
 
     /// What was absent may be there now.
@@ -303,7 +317,8 @@ pub(super) fn pci_address(text: &str) -> Option<String> {
 
 /// The address of a function on the bus.
 pub(super) fn pci_bdf(domain: u32, bus: u32, device: u32, function: u32) -> Option<String> {
-    (bus <= 0xff && device <= 0x1f && function <= 7).then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+    (bus <= 0xff && device <= 0x1f && function <= 7)
+        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
 }
 
 /// The NUMA node nearest to what has this address; `None` where the kernel knows none (-1).
@@ -352,7 +367,10 @@ mod tests {
     fn what_stands_for_not_known_is_none() {
         assert_eq!((share(37.0), share(104.0), share(-1.0), share(f64::NAN)), (Some(0.37), Some(1.0), None, None));
         assert_eq!((milliwatts(71_250.0), milliwatts(0.0), milliwatts(4e9)), (Some(71.25), None, None));
-        assert_eq!((celsius(54.5), celsius(-40.0), celsius(-274.0), celsius(1e9)), (Some(54.5), Some(-40.0), None, None));
+        assert_eq!(
+            (celsius(54.5), celsius(-40.0), celsius(-274.0), celsius(1e9)),
+            (Some(54.5), Some(-40.0), None, None)
+        );
         assert_eq!((megahertz(1_500), megahertz(u32::MAX)), (Some(1_500_000_000), None));
         assert_eq!((small(16), small(0), small(u32::MAX)), (Some(16), None, None));
     }

@@ -158,7 +158,7 @@ impl Source for Library {
     }
 
     /// The library has nothing of the kind: it is initialised again instead.
-    fn shut_down(&mut self) {}
+    fn shut_down(&mut self, _cards: Vec<Card>) {}
 
     fn cards(&mut self, known: Vec<Card>, trouble: &mut Option<String>) -> Result<Vec<Card>, Obstacle> {
         let count = self.mxsml.count().map_err(|code| self.obstacle(code))?.min(MAX_CARDS);
@@ -320,9 +320,12 @@ impl Library {
             errors("link replays", LinkError::Replay),
             errors("link recoveries", LinkError::Recovery),
         ];
-        let ecc = card.of_dies("ECC", |place| mxsml.ecc(place), ecc, |a, b| {
-            std::array::from_fn(|at| a[at].saturating_add(b[at]))
-        });
+        let ecc = card.of_dies(
+            "ECC",
+            |place| mxsml.ecc(place),
+            ecc,
+            |a, b| std::array::from_fn(|at| a[at].saturating_add(b[at])),
+        );
         card.slow = Slow {
             power_limit: limit.map(f64::from).and_then(milliwatts),
             pcie: pcie.map_or((None, None), |link| (generation(link.speed), small(link.width))),
@@ -386,9 +389,8 @@ impl Library {
             |memory| Some((kibibytes(memory.total).filter(|total| *total > 0)?, kibibytes(memory.used)?)),
             |a, b| (a.0.saturating_add(b.0), a.1.saturating_add(b.1)),
         );
-        let mut temperature = |what, sensor| {
-            card.of_dies(what, |place| mxsml.temperature(place, sensor), hundredths, f64::max)
-        };
+        let mut temperature =
+            |what, sensor| card.of_dies(what, |place| mxsml.temperature(place, sensor), hundredths, f64::max);
         let hotspot = temperature("temperature", Sensor::Hotspot);
         let memory_temperature = temperature("memory temperature", Sensor::Memory);
         let dies = card.dies();
@@ -704,13 +706,17 @@ mod tests {
 
     #[test]
     fn reasons_have_names() {
-        assert_eq!((reasons(0), reasons(1), reasons(0x84)), ("none".into(), "idle".into(), "power_cap,peak_current".into()));
+        assert_eq!(
+            (reasons(0), reasons(1), reasons(0x84)),
+            ("none".into(), "idle".into(), "power_cap,peak_current".into())
+        );
         assert_eq!((reasons(0x8000_0000), reasons(0x800)), ("other".into(), "other".into()));
     }
 
     #[test]
     fn a_slice_has_an_identity_of_its_own() {
-        let sgpu = |uuid: Option<&str>| Sgpu { id: 3, uuid: uuid.map(str::to_owned), memory_quota: 0, compute_quota: 0 };
+        let sgpu =
+            |uuid: Option<&str>| Sgpu { id: 3, uuid: uuid.map(str::to_owned), memory_quota: 0, compute_quota: 0 };
         assert_eq!(sgpu_identity("GPU-1", &sgpu(Some("GPU-1-3"))), "GPU-1-3");
         assert_eq!(sgpu_identity("GPU-1", &sgpu(Some("GPU-1"))), "GPU-1-sgpu3");
         assert_eq!(sgpu_identity("GPU-1", &sgpu(None)), "GPU-1-sgpu3");
