@@ -629,7 +629,7 @@ fn power(supplies: &List<crate::abi::mxsml::Supply>) -> Option<f64> {
 fn megabytes(value: i64) -> Option<f64> {
     // No link has a petabyte a second.
     #[allow(clippy::cast_precision_loss)]
-    (0..1_000_000_000).contains(&value).then(|| value as f64 * 1e6)
+    (0..1_000_000_000).contains(&value).then_some(value as f64 * 1e6)
 }
 
 /// A sum of counts that are none of them unknown (below zero); `None` of nothing.

@@ -147,9 +147,7 @@ impl Source for Library {
     }
 
     fn shut_down(&mut self, cards: Vec<Card>) {
-        for card in cards {
-            self.give_back(card);
-        }
+        cards.iter().for_each(|card| self.give_back(card));
         if let Some(session) = self.session.take() {
             self.mtml.shut_down(session);
         }
@@ -210,7 +208,7 @@ impl Source for Library {
             card.is_told = card.is_instance && told.contains(&card.identity);
         }
         gone.extend(known);
-        gone.into_iter().for_each(|card| self.give_back(card));
+        gone.iter().for_each(|card| self.give_back(card));
         Ok(cards)
     }
 
@@ -282,8 +280,8 @@ impl Library {
         self.give_back_parts(card.handles);
     }
 
-    fn give_back(&self, card: Card) {
-        self.give_back_all_parts(&card);
+    fn give_back(&self, card: &Card) {
+        self.give_back_all_parts(card);
         self.mtml.give_back_device(card.handles.device);
     }
 
