@@ -132,23 +132,13 @@ fn spool(settings: &AgentSettings, out: &mut dyn Write) -> io::Result<bool> {
         std::fs::remove_file(probe)
     });
     if let Err(error) = tried {
-        writeln!(
-            out,
-            "Spool:  {} cannot be written: {error}; name another folder with agent.data_dir",
-            folder.display()
-        )?;
+        writeln!(out, "Spool:  {} cannot be written: {error}; name another folder with agent.data_dir", folder.display())?;
         return Ok(false);
     }
     let free = statvfs(folder).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(0);
     let enough = free >= settings.spool.bytes;
     let remark = if enough { "" } else { ", less than agent.spool_size" };
-    writeln!(
-        out,
-        "Spool:  {}, {} MiB free of {} MiB it may take{remark}",
-        folder.display(),
-        free >> 20,
-        settings.spool.bytes >> 20
-    )?;
+    writeln!(out, "Spool:  {}, {} MiB free of {} MiB it may take{remark}", folder.display(), free >> 20, settings.spool.bytes >> 20)?;
     Ok(true)
 }
 
@@ -169,11 +159,7 @@ fn broker(settings: &AgentSettings, out: &mut dyn Write) -> io::Result<bool> {
             Ok(partitions > 0)
         }
         Err(error) => {
-            writeln!(
-                out,
-                "Broker: {} does not answer: {error}; the agent would keep its records in the spool",
-                kafka.brokers
-            )?;
+            writeln!(out, "Broker: {} does not answer: {error}; the agent would keep its records in the spool", kafka.brokers)?;
             Ok(false)
         }
     }

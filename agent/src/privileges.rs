@@ -58,10 +58,7 @@ pub const PRIVILEGES: &[Privilege] = &[
     Privilege {
         name: "CAP_SYSLOG",
         how: "AmbientCapabilities=CAP_SYSLOG, and ProtectKernelLogs=no.",
-        adds: &[(
-            "accelerator_event",
-            "faults that drivers write to the kernel's log (XID), also when the library hangs",
-        )],
+        adds: &[("accelerator_event", "faults that drivers write to the kernel's log (XID), also when the library hangs")],
         what: What::Capability(34),
     },
     Privilege {
@@ -170,8 +167,7 @@ pub fn page() -> String {
     );
     for privilege in PRIVILEGES {
         for (at, (table, what)) in privilege.adds.iter().enumerate() {
-            let (name, how) =
-                if at == 0 { (format!("`{}`", privilege.name), privilege.how) } else { Default::default() };
+            let (name, how) = if at == 0 { (format!("`{}`", privilege.name), privilege.how) } else { Default::default() };
             // Writing to a string does not fail.
             let _ = writeln!(page, "| {name} | `{table}` | {what} | {how} |");
         }
