@@ -8,6 +8,7 @@ mod amd;
 mod amdgpu_sysfs;
 mod ascend;
 mod cambricon;
+mod common;
 mod enflame;
 mod gpu_metrics;
 mod hygon;
