@@ -433,7 +433,7 @@ mod tests {
         for (table, batch) in full_rows() {
             let value = Buffer::from_vec(encode(&batch).unwrap());
             let decoded = decoder.decode(&value).unwrap_or_else(|error| panic!("{}: {error}", table.name));
-            assert_eq!(decoded, [batch.clone()], "{}", table.name);
+            assert_eq!(decoded, std::slice::from_ref(&batch), "{}", table.name);
             let conformed = crate::conform::conform(&decoded[0], &table).unwrap_or_else(|e| panic!("{}: {e}", table.name));
             assert_eq!(conformed.batch, batch, "{}", table.name);
         }
