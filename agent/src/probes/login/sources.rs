@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -76,7 +76,10 @@ impl Journals {
                 if !name.starts_with("system") && !name.starts_with("user-") {
                     continue;
                 }
-                let inode = entry.ino();
+                // Not the number in the directory: on an overlay of two file systems that is another one, and every
+                // file would be new each time.
+                let Ok(meta) = entry.metadata() else { continue };
+                let inode = meta.ino();
                 there.push(inode);
                 let is_archived = name.contains('@');
                 if let Some(file) = self.files.get_mut(&inode) {
@@ -86,7 +89,6 @@ impl Journals {
                         open(&mut self.files, &entry.path(), &self.remembered, self.since, false);
                     }
                 } else if first
-                    && let Ok(meta) = entry.metadata()
                     && meta.mtime() >= i64::try_from(self.since / 1_000_000).unwrap_or(i64::MAX)
                 {
                     archived.push((meta.mtime(), entry.path()));
