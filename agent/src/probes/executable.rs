@@ -666,7 +666,8 @@ mod tests {
         run(root, 30, "/nfs/tool");
         let mut probe = probe(root, false);
         assert_eq!(reasons(&sample_at(&mut probe, &at(0))), [reason("/nfs/tool", "present", "unpackaged")]);
-        let place = |probe: &ExecutableProbe| probe.files.iter().find(|(id, _)| &*id.path == "/nfs/tool").unwrap().1.place;
+        let place =
+            |probe: &ExecutableProbe| probe.files.iter().find(|(id, _)| &*id.path == "/nfs/tool").unwrap().1.place;
         assert_eq!(place(&probe), Place::Here);
     }
 

@@ -520,8 +520,7 @@ mod tests {
         let process = directory.path().join("proc/10");
         fs::create_dir_all(process.join("fd/3")).unwrap();
         fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 1 5000 20").unwrap();
-        let mut probe =
-            ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
         for (room, then, at_the_minute) in [(256, Some(1), Some(1)), (8192, None, Some(1)), (65_536, None, None)] {
             fs::write(process.join("status"), format!("Uid:\t1\t1\t1\t1\nFDSize:\t{room}\n")).unwrap();
             assert_eq!(ints(&sample(&mut probe), "open_files")[0], then, "{room}");

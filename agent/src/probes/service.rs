@@ -305,8 +305,8 @@ impl ServiceProbe {
             let Some(unit) = self.units.get_mut(name) else { continue };
             let before = (unit.restarts, unit.active_since);
             unit.set(*property, value);
-            let is_restarted = before.0.is_some() && before.0 != unit.restarts
-                || before.1.is_some() && before.1 != unit.active_since;
+            let is_restarted =
+                before.0.is_some() && before.0 != unit.restarts || before.1.is_some() && before.1 != unit.active_since;
             if is_restarted && !again.iter().any(|(known, _)| known == name) {
                 again.extend((0..PROPERTIES.len()).map(|property| (name.clone(), property)));
             }

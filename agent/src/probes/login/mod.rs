@@ -185,9 +185,8 @@ impl Connections {
 
     fn release(&mut self, key: &(String, u16)) -> Option<Told> {
         // Compared in place: while passwords are being guessed, thousands wait here.
-        let is_it = |event: &Event| {
-            event.source_port == Some(key.1) && event.source_address.as_deref() == Some(key.0.as_str())
-        };
+        let is_it =
+            |event: &Event| event.source_port == Some(key.1) && event.source_address.as_deref() == Some(key.0.as_str());
         let at = self.held.iter().position(|held| is_it(&held.event))?;
         self.held.remove(at)
     }

@@ -88,9 +88,7 @@ impl Journals {
                     if self.files.len() < MAX_FILES {
                         open(&mut self.files, &entry.path(), &self.remembered, self.since, false);
                     }
-                } else if first
-                    && meta.mtime() >= i64::try_from(self.since / 1_000_000).unwrap_or(i64::MAX)
-                {
+                } else if first && meta.mtime() >= i64::try_from(self.since / 1_000_000).unwrap_or(i64::MAX) {
                     archived.push((meta.mtime(), entry.path()));
                 }
             }
