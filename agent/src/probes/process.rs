@@ -45,6 +45,9 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// The largest process whose proportional share of memory is read.
 const PSS_MAX_BYTES: u64 = 2 << 30;
 
+/// By so much, in microseconds, the time of the kernel's start changes while the clock is only steered.
+const CLOCK_WAVERS: u64 = 5_000_000;
+
 /// The time that reading shares may take, once a minute.
 const PSS_TIME: Duration = Duration::from_millis(30);
 
@@ -92,7 +95,8 @@ pub struct ProcessProbe {
     path: String,
     entries: Vec<MaybeUninit<u8>>,
     looker: Arc<Mutex<Looker>>,
-    /// When the kernel started, microseconds since 1970. Read once, so that `started` does not waver with the clock.
+    /// When the kernel started, microseconds since 1970. Kept, so that `started` does not waver with the clock, unless
+    /// that was set.
     booted: Option<i64>,
     ticks_per_second: u64,
     page_size: u64,
@@ -279,11 +283,15 @@ impl Probe for ProcessProbe {
     }
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
-        if self.booted.is_none() {
-            let stat = fs::read_to_string(self.root.proc("stat")).unwrap_or_default();
-            self.booted = parse_number(&stat, "btime").and_then(|seconds| seconds.checked_mul(1_000_000));
-        }
         let is_seldom = tick.is_due(SELDOM);
+        if self.booted.is_none() || is_seldom {
+            let stat = fs::read_to_string(self.root.proc("stat")).unwrap_or_default();
+            let booted = parse_number(&stat, "btime").and_then(|seconds| seconds.checked_mul(1_000_000));
+            let is_set = |kept: i64| booted.is_some_and(|booted| booted.abs_diff(kept) > CLOCK_WAVERS);
+            if self.booted.is_none_or(is_set) {
+                self.booted = booted;
+            }
+        }
         self.read_all(is_seldom)?;
         let mut listed: BTreeMap<usize, &'static str> = BTreeMap::new();
         for at in self.top(Self::used) {
@@ -512,6 +520,21 @@ mod tests {
         assert!(ints(&batch, "open_files")[at].unwrap() > 0);
         assert!(ints(&batch, "resident_bytes")[at].unwrap() > 0);
         assert!(ints(&batch, "uid")[at].is_some());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_sets_the_times_of_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = directory.path().join("proc/10");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 0 5000 20").unwrap();
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        for (btime, started) in [(36_000, 36_000), (36_003, 36_000), (7_200, 7_200)] {
+            fs::write(directory.path().join("proc/stat"), format!("cpu 1\nbtime {btime}\n")).unwrap();
+            let batch = sample_once(&mut probe);
+            let times = batch.column_by_name("started").unwrap().as_primitive::<TimestampMicrosecondType>();
+            assert_eq!(times.value(0), started * 1_000_000);
+        }
     }
 
     #[test]

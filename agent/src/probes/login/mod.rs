@@ -52,10 +52,10 @@ const MAX_EVENTS: usize = 1_000;
 const BACK: Duration = Duration::from_secs(60);
 
 /// An announcement that nothing followed counts after this.
-const HOLD: i64 = 30_000_000;
+const HOLD: u64 = 30_000_000;
 
 /// A connection is remembered for so long: sshd closes one that nobody authenticates after two minutes.
-const REMEMBER: i64 = 600_000_000;
+const REMEMBER: u64 = 600_000_000;
 
 /// Connections, terminals and sessions remembered.
 const MAX_REMEMBERED: usize = 4_096;
@@ -193,8 +193,9 @@ impl Connections {
 
     /// What nothing followed.
     fn expire(&mut self, now: i64, out: &mut Vec<Told>) {
-        self.told.retain(|_, at| now - *at < REMEMBER);
-        while self.held.front().is_some_and(|held| now - held.at >= HOLD) {
+        // What is far ahead is from before the clock was set back.
+        self.told.retain(|_, at| now.abs_diff(*at) < REMEMBER);
+        while self.held.front().is_some_and(|held| now.abs_diff(held.at) >= HOLD) {
             let Some(held) = self.held.pop_front() else { break };
             if let Some(key) = key_of(&held.event) {
                 self.note(key, held.at);
@@ -509,6 +510,14 @@ impl Probe for LoginProbe {
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         if self.journals.is_none() {
             self.begin(tick);
+        }
+        // A clock that was ahead when the agent started, as that of a host whose hardware keeps local time, and was set
+        // right since: what happens now is not from before the agent.
+        if tick.ts_micros < self.since {
+            self.since = tick.ts_micros.saturating_sub(i64::try_from(BACK.as_micros()).unwrap_or(0));
+            if let Some(journals) = &mut self.journals {
+                journals.begin_since(self.since);
+            }
         }
         let mut told = Vec::new();
         let has_wtmp = self.read_wtmp(&mut told);

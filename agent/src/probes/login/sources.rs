@@ -63,6 +63,14 @@ impl Journals {
         !self.files.is_empty()
     }
 
+    /// Files and programs not read yet are read from this time on.
+    pub(super) fn begin_since(&mut self, since: i64) {
+        self.since = u64::try_from(since).unwrap_or(0);
+        for file in self.files.values_mut() {
+            file.journal.begin_since(self.since);
+        }
+    }
+
     /// Looks for files: new ones are opened, those archived are marked, those gone are let go.
     pub(super) fn scan(&mut self) {
         let first = !std::mem::replace(&mut self.scanned, true);
