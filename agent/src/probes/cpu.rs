@@ -14,6 +14,11 @@
 //! measure it while one waits: with 192 CPUs that is two seconds. So reading frequencies has [`FREQUENCY_TIME`] at each
 //! tick; CPUs that it did not come to have none at this tick and are first at the next.
 //!
+//! Time spent idle and waiting for disks goes back a little now and then: the kernel works both out anew from several
+//! clocks each time the file is read (proc(5) says so of `iowait`). Whoever takes a smaller number for a counter that
+//! began anew would add the machine's whole life to an interval, so what went back by less than [`WAVERS_SECONDS`] stays
+//! where it was until it is passed.
+//!
 //! The kernel counts throttling by core and by package, and shows it at each of their CPUs. Where a CPU sits (core,
 //! socket, NUMA node) is read once, the limits of its frequency every minute. Idle states and the governor's name are
 //! left out: nobody asked for them yet.
@@ -64,6 +69,9 @@ const LIMITS_EVERY: Duration = Duration::from_secs(60);
 /// The time that reading frequencies may take at one tick: the machine's own row must not miss the next one.
 const FREQUENCY_TIME: Duration = Duration::from_millis(200);
 
+/// What went back further was set anew, as when a CPU was switched off and on.
+const WAVERS_SECONDS: u64 = 3;
+
 const NANOS: u64 = 1_000_000_000;
 
 /// Fills the table `cpu`.
@@ -73,6 +81,8 @@ pub struct CpuProbe {
     schedstat: FileReader,
     softnet: FileReader,
     ticks_per_second: u64,
+    /// The machine's times as last told.
+    all: Ticks,
     cpus: BTreeMap<u32, Cpu>,
     sched: Vec<(u32, Sched)>,
     packets: Vec<(u32, Softnet)>,
@@ -93,6 +103,7 @@ impl CpuProbe {
             schedstat: FileReader::new(options.root.proc("schedstat")),
             softnet: FileReader::new(options.root.proc("net/softnet_stat")),
             ticks_per_second: rustix::param::clock_ticks_per_second(),
+            all: Ticks::default(),
             cpus: BTreeMap::new(),
             sched: Vec::new(),
             packets: Vec::new(),
@@ -110,7 +121,10 @@ impl Probe for CpuProbe {
         let wants_cpus = self.stat.wants_cpus(tick);
         let (all, times) =
             self.stat.at(tick, |stat| (stat.all, if wants_cpus { stat.cpus.clone() } else { Vec::new() }))?;
+        let wavers = WAVERS_SECONDS.saturating_mul(self.ticks_per_second);
         if let Some(ticks) = all {
+            // Each of the CPUs it is the sum of may go back.
+            let ticks = steady(&mut self.all, ticks, wavers.saturating_mul(self.cpus.len().max(1) as u64));
             let mut row = rows.begin();
             row.text("cpu", "all");
             set_modes(&mut row, &ticks, self.ticks_per_second);
@@ -134,6 +148,7 @@ impl Probe for CpuProbe {
             }
             let mut row = rows.begin();
             row.text("cpu", cpu.name.as_str());
+            let ticks = steady(&mut cpu.told, ticks, wavers);
             set_modes(&mut row, &ticks, self.ticks_per_second);
             cpu.fill(&mut row, &mut packages);
             if self.frequencies.is_at(place, || Instant::now() < deadline) {
@@ -190,6 +205,17 @@ fn of<T>(list: &[(u32, T)], number: u32) -> Option<&T> {
     list.get(at).map(|(_, of)| of)
 }
 
+/// What is told of times that are so now, when those were told last: none goes back by less than `wavers`.
+fn steady(told: &mut Ticks, now: Ticks, wavers: u64) -> Ticks {
+    for (told, now) in told.iter_mut().zip(now) {
+        let goes_back = told.zip(now).is_some_and(|(told, now)| (1..wavers).contains(&told.saturating_sub(now)));
+        if !goes_back {
+            *told = now;
+        }
+    }
+    *told
+}
+
 fn set_modes(row: &mut Row<'_>, ticks: &Ticks, ticks_per_second: u64) {
     for (mode, ticks) in MODE_COLUMNS.iter().zip(ticks) {
         row.float(mode, ticks.map(|t| in_seconds(t, ticks_per_second)));
@@ -200,6 +226,8 @@ fn set_modes(row: &mut Row<'_>, ticks: &Ticks, ticks_per_second: u64) {
 /// of 192 CPUs, costs more than reading.
 struct Cpu {
     name: String,
+    /// Its times as last told.
+    told: Ticks,
     core: Option<u64>,
     package: Option<u64>,
     numa_node: Option<u64>,
@@ -216,6 +244,7 @@ impl Cpu {
         let directory = root.sys(format!("devices/system/cpu/cpu{number}"));
         let mut cpu = Self {
             name: number.to_string(),
+            told: Ticks::default(),
             core: read_u64(&directory.join("topology/core_id")),
             package: read_u64(&directory.join("topology/physical_package_id")),
             numa_node: nodes.iter().find(|n| n.cpus.iter().any(|r| r.contains(&number))).map(|n| n.number),
@@ -394,6 +423,20 @@ mod tests {
         assert_eq!(ints(&batch, "softnet_backlog")[1..3], [Some(3), Some(0)]);
         let numbered: Vec<_> = SOFTNET.iter().map(|(column, at)| (*column, format!("number {}", at + 1))).collect();
         assert_sources("cpu", numbered.iter().map(|(column, number)| (*column, number.as_str())));
+    }
+
+    #[test]
+    fn times_that_waver_do_not_go_back_and_those_set_anew_do() {
+        let mut told = Ticks::default();
+        let mut tell =
+            |idle: Option<u64>| steady(&mut told, [None, None, None, idle, None, None, None, None, None, None], 300)[3];
+        assert_eq!(tell(Some(1000)), Some(1000));
+        assert_eq!(tell(Some(998)), Some(1000));
+        assert_eq!(tell(Some(999)), Some(1000));
+        assert_eq!(tell(Some(1001)), Some(1001));
+        assert_eq!(tell(Some(701)), Some(701), "so far back is anew");
+        assert_eq!(tell(None), None);
+        assert_eq!(tell(Some(5)), Some(5));
     }
 
     #[test]
