@@ -18,6 +18,9 @@
 //! processes of up to [`PSS_MAX_BYTES`], until [`PSS_TIME`] is spent. Before Linux 6.2 open files have to be listed to be
 //! counted, some 2 microseconds each, and a proxy has 100,000: see [`FEW_FILES`].
 //!
+//! `smaps_rollup` waits for the lock on the process's memory, and one that hangs in a driver holds that for ever. So a
+//! thread of its own reads it; while that hangs there are no shares, and all the rest is as ever.
+//!
 //! Command lines and environments are never read: people pass passwords in them.
 
 use std::collections::BTreeMap;
@@ -27,6 +30,7 @@ use std::io::{self, Read, Seek};
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use nodescope_model::rows::Rows;
@@ -50,6 +54,12 @@ const CLOCK_WAVERS: u64 = 5_000_000;
 
 /// The time that reading shares may take, once a minute.
 const PSS_TIME: Duration = Duration::from_millis(30);
+
+/// What that thread needs.
+const SHARES_STACK: usize = 128 * 1024;
+
+/// How long shares are waited for: they are read by then, or the thread that reads them hangs.
+const PSS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where open files are counted by listing them: a process with room for more is counted once a minute, and one with
 /// room for more than [`MANY_FILES`] not at all.
@@ -95,6 +105,7 @@ pub struct ProcessProbe {
     path: String,
     entries: Vec<MaybeUninit<u8>>,
     looker: Arc<Mutex<Looker>>,
+    shares: Shares,
     /// When the kernel started, microseconds since 1970. Kept, so that `started` does not waver with the clock, unless
     /// that was set.
     booted: Option<i64>,
@@ -120,6 +131,7 @@ impl ProcessProbe {
             path: String::with_capacity(64),
             entries: vec![MaybeUninit::uninit(); DIRECTORY_BUFFER],
             looker: Looker::of(&options.root),
+            shares: Shares::new(&options.root),
             booted: None,
             ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
             page_size: rustix::param::page_size() as u64,
@@ -266,15 +278,72 @@ impl ProcessProbe {
         self.booted?.checked_add(start_ticks.checked_mul(1_000_000)? / per_second)
     }
 
-    /// Its share of the memory it holds: pages that several hold count for each in part.
-    fn pss(&self, process: &Process) -> Option<u64> {
-        let bytes = process.resident_pages.checked_mul(self.page_size)?;
-        if bytes == 0 || bytes > PSS_MAX_BYTES {
-            return None;
-        }
-        let text = fs::read_to_string(self.root.proc(format!("{}/smaps_rollup", process.pid))).ok()?;
-        parse_pss(&text)
+    /// The shares of the memory that these hold.
+    fn pss(&mut self, listed: &BTreeMap<usize, &'static str>) -> BTreeMap<u32, u64> {
+        let is_small = |process: &&Process| {
+            let bytes = process.resident_pages.saturating_mul(self.page_size);
+            (1..=PSS_MAX_BYTES).contains(&bytes)
+        };
+        let processes = listed.keys().filter_map(|at| self.now.get(*at));
+        self.shares.read(processes.filter(is_small).map(|process| process.pid).collect())
     }
+}
+
+/// Reads shares of memory, in which pages that several processes hold count for each in part. A process that hangs can
+/// hold up the reading, so that it is done by a thread that can be left to wait.
+struct Shares {
+    root: HostRoot,
+    thread: Option<(SyncSender<Vec<u32>>, Receiver<BTreeMap<u32, u64>>)>,
+    /// Whether the answer to an earlier question has not come.
+    is_waiting: bool,
+}
+
+impl Shares {
+    fn new(root: &HostRoot) -> Self {
+        Self { root: root.clone(), thread: None, is_waiting: false }
+    }
+
+    /// The shares of those processes that could be read in the time there is, by number.
+    fn read(&mut self, pids: Vec<u32>) -> BTreeMap<u32, u64> {
+        if self.thread.is_none() {
+            self.thread = start_reading(self.root.clone());
+        }
+        let Some((ask, answers)) = &self.thread else { return BTreeMap::new() };
+        let mut answer = Ok(BTreeMap::new());
+        if self.is_waiting {
+            // What it says so late is of the minute before.
+            answer = answers.recv_timeout(Duration::ZERO);
+        }
+        if answer.is_ok() && ask.try_send(pids).is_ok() {
+            answer = answers.recv_timeout(PSS_PATIENCE);
+        }
+        self.is_waiting = matches!(answer, Err(RecvTimeoutError::Timeout));
+        if matches!(answer, Err(RecvTimeoutError::Disconnected)) {
+            self.thread = None;
+        }
+        answer.unwrap_or_default()
+    }
+}
+
+/// Starts the thread, which ends with whoever asks it; `None` when the system gives none.
+fn start_reading(root: HostRoot) -> Option<(SyncSender<Vec<u32>>, Receiver<BTreeMap<u32, u64>>)> {
+    let (ask, asked) = sync_channel::<Vec<u32>>(1);
+    let (answer, answers) = sync_channel(1);
+    let work = move || {
+        while let Ok(pids) = asked.recv() {
+            let since = Instant::now();
+            let in_time = pids.into_iter().take_while(|_| since.elapsed() < PSS_TIME);
+            let shares = in_time.filter_map(|pid| {
+                let text = fs::read_to_string(root.proc(format!("{pid}/smaps_rollup"))).ok()?;
+                Some((pid, parse_pss(&text)?))
+            });
+            if answer.send(shares.collect()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("shares".to_owned()).stack_size(SHARES_STACK).spawn(work).ok()?;
+    Some((ask, answers))
 }
 
 impl Probe for ProcessProbe {
@@ -312,10 +381,10 @@ impl Probe for ProcessProbe {
                 listed.entry(at).or_insert("accelerator");
             }
         }
-        let since = Instant::now();
+        let shares = if is_seldom { self.pss(&listed) } else { BTreeMap::new() };
         for (at, top_by) in &listed {
             let process = &self.now[*at];
-            let pss = if is_seldom && since.elapsed() < PSS_TIME { self.pss(process) } else { None };
+            let pss = shares.get(&process.pid).copied();
             self.append(process, top_by, holder_of(process), is_seldom, pss, rows);
         }
         self.append_others(&listed, rows);
@@ -597,6 +666,31 @@ mod tests {
         fs::remove_dir_all(&process).unwrap();
         assert!(at(70).is_empty());
         assert!(probe.now.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_hangs_costs_only_the_shares() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = directory.path().join("proc/10");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 1 5000 20").unwrap();
+        // Who opens a pipe waits for whoever writes to it.
+        let (pipe, file) = (process.join("smaps_rollup"), process.join("kept"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        fs::write(&file, "Pss:  12 kB\n").unwrap();
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        let mut pss = || ints(&sample_once(&mut probe), "proportional_bytes")[0];
+        assert_eq!(pss(), None);
+        let since = Instant::now();
+        assert_eq!(pss(), None);
+        assert!(since.elapsed() < PSS_PATIENCE, "it is not waited for again");
+        drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+        fs::rename(&file, &pipe).unwrap();
+        let found = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            pss()
+        });
+        assert_eq!(found, Some(12 * 1024));
     }
 
     #[test]
