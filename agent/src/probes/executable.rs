@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
-use crate::attribution::ProcessFacts;
+use crate::attribution::{ProcessFacts, is_kernel_thread};
 use crate::executables::hasher::{HashThread, NoHash, Waiting};
 use crate::executables::packages::{Database, Package, Packages};
 use crate::executables::{FileFacts, FileKey, parse_target, way_to};
@@ -240,8 +240,10 @@ impl ExecutableProbe {
             let link = match fs::read_link(self.root.proc(format!("{pid}/exe"))) {
                 Ok(link) => link,
                 Err(error) => {
-                    // Threads of the kernel have none, and a process may have ended.
-                    unseen += u64::from(error.kind() == ErrorKind::PermissionDenied);
+                    // Threads of the kernel have none, which is not told to those without the right to look; and a
+                    // process may have ended.
+                    let is_denied = error.kind() == ErrorKind::PermissionDenied;
+                    unseen += u64::from(is_denied && !is_kernel_thread(&self.root, pid));
                     continue;
                 }
             };
