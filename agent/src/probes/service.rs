@@ -249,6 +249,22 @@ impl ServiceProbe {
         changed
     }
 
+    /// Makes changes that could not be asked about changes of the next tick, so that they are told then.
+    fn take_back(&mut self, changed: Vec<(String, Option<String>)>) {
+        for (name, before) in changed {
+            match (before, self.units.get_mut(&name)) {
+                (Some(before), Some(known)) => {
+                    known.active = before;
+                    // No state is called so.
+                    known.sub.clear();
+                }
+                _ => {
+                    self.units.remove(&name);
+                }
+            }
+        }
+    }
+
     /// What to ask for: everything of those that changed, and of those whose turn it is what tells a restart.
     fn plan(&mut self, changed: &[(String, Option<String>)]) {
         self.asked.clear();
@@ -344,7 +360,10 @@ impl ServiceProbe {
         listed.truncate(MAX_UNITS);
         let changed = self.take(&listed);
         self.plan(&changed);
-        self.ask(bus)?;
+        if let Err(error) = self.ask(bus) {
+            self.take_back(changed);
+            return Err(error);
+        }
 
         for (name, before) in &changed {
             self.put(rows, name, before.as_deref());
@@ -592,6 +611,21 @@ mod tests {
         }
         let batch = sample_at(&mut probe, &AT_HALF_A_MINUTE);
         assert_eq!(ints(&batch, "main_pid")[row_of(&batch, "unit", "a.service")], Some(4242));
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_asked_about_is_one_of_the_next_tick() {
+        let mut probe = ServiceProbe::new(&HostRoot::new("/nowhere"), ServiceOptions::default());
+        let listed = |name, active| Listed { name, load: "loaded", active, sub: "x", path: "/" };
+        let both = [listed("a.service", "active"), listed("b.service", "active")];
+        let first = probe.take(&both[..1]);
+        assert_eq!(first, [("a.service".to_owned(), None)]);
+        let second = [listed("a.service", "failed"), both[1]];
+        let changed = probe.take(&second);
+        assert_eq!(changed.len(), 2);
+        probe.take_back(changed.clone());
+        assert_eq!(probe.take(&second), changed);
+        assert!(probe.take(&second).is_empty());
     }
 
     #[test]
