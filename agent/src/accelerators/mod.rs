@@ -184,17 +184,16 @@ impl AcceleratorProbe {
     /// What the kernel has said since the last tick becomes events.
     fn hear_kernel(&mut self, tick: &Tick) {
         let Some(log) = &mut self.kernel_log else { return };
-        let untold = log.read(&mut self.faults);
+        let bus = &self.bus;
+        let on_bus = |fault: &Fault| fault.pci_bdf.as_ref().and_then(|at| bus.get(at)).copied();
+        // Errors that were put right are told of accelerators only: other devices' would be too many.
+        let untold = log.read(|fault| !fault.is_corrected || on_bus(fault).is_some(), &mut self.faults);
         // The log counts from the machine's start.
         let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let uptime = uptime.tv_sec.saturating_mul(1_000_000).saturating_add(uptime.tv_nsec / 1000);
         let started = crate::ticker::now_us().saturating_sub(uptime);
         for fault in self.faults.drain(..) {
-            let on_bus = fault.pci_bdf.as_ref().and_then(|at| self.bus.get(at)).copied();
-            // Errors that were put right are told of accelerators only: other devices' would be too many.
-            if fault.is_corrected && on_bus.is_none() {
-                continue;
-            }
+            let on_bus = on_bus(&fault);
             let event = Event {
                 at_micros: started.saturating_add(fault.at_boot_micros),
                 device: fault.pci_bdf.as_ref().and_then(|at| self.devices.get(at)).cloned(),
