@@ -57,6 +57,9 @@ const DECLARE_EVERY: Duration = Duration::from_secs(5);
 /// Wait for rows while records are under way: the library tells of their fate only when asked.
 const WAIT_BUSY: Duration = Duration::from_millis(50);
 
+/// Time from a tick's first rows to its last.
+const GATHER: Duration = Duration::from_millis(25);
+
 /// Wait for rows otherwise.
 const WAIT_IDLE: Duration = Duration::from_millis(500);
 
@@ -341,6 +344,8 @@ impl Sending {
             match rows.recv_timeout(wait) {
                 Ok(sampled) => {
                     self.append(&sampled);
+                    // The other probes of this tick are about to answer: one request takes all their records.
+                    std::thread::sleep(GATHER);
                     while let Ok(sampled) = rows.try_recv() {
                         self.append(&sampled);
                     }

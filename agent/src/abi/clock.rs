@@ -40,6 +40,29 @@ pub(crate) struct Clock {
     pub(crate) tick_seconds: f64,
     /// How far TAI is ahead of UTC; 0 where nobody has told the kernel.
     pub(crate) tai_offset_seconds: i64,
+    /// What a pulse per second says, where one is connected.
+    pub(crate) pulse: Pulse,
+}
+
+/// What the kernel has learned from a clock that ticks once a second (PPS). All zero where there is none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pulse {
+    /// How much too fast or slow the oscillator is, in its own unit as Prometheus' exporters give it.
+    pub(crate) frequency_hertz: f64,
+    /// How much the pulses wander.
+    pub(crate) jitter_seconds: f64,
+    /// Length of the interval of calibration, as a power of two of seconds.
+    pub(crate) shift_seconds: i64,
+    /// How much the frequency wanders.
+    pub(crate) stability_hertz: f64,
+    /// Pulses that came too far off.
+    pub(crate) jitters: i64,
+    /// Intervals of calibration.
+    pub(crate) calibrations: i64,
+    /// Of them, those in which something was wrong.
+    pub(crate) errors: i64,
+    /// Of them, those in which the frequency wandered too far.
+    pub(crate) stability_exceeded: i64,
 }
 
 /// Asks the kernel.
@@ -85,6 +108,16 @@ fn clock_of(answer: &libc::timex, state: i32) -> Clock {
         loop_time_constant: i64::from(answer.constant),
         tick_seconds: micros(answer.tick),
         tai_offset_seconds: i64::from(answer.tai),
+        pulse: Pulse {
+            frequency_hertz: answer.ppsfreq as f64 / PPM,
+            jitter_seconds: answer.jitter as f64 / per_second,
+            shift_seconds: i64::from(answer.shift),
+            stability_hertz: answer.stabil as f64 / PPM,
+            jitters: i64::from(answer.jitcnt),
+            calibrations: i64::from(answer.calcnt),
+            errors: i64::from(answer.errcnt),
+            stability_exceeded: i64::from(answer.stbcnt),
+        },
     }
 }
 

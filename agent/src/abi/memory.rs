@@ -8,8 +8,10 @@ pub(crate) fn take_little() {
         // SAFETY: these set numbers in the allocator, and fail by returning 0.
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, 2);
-            // Memory above this is given back when it is freed.
-            libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+            // Pieces up to this come from the pools, and of a pool so much may lie free: what is taken and given back at
+            // every tick (compression's workspace) costs no page faults.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 2 << 20);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
         }
     }
 }

@@ -189,6 +189,7 @@ fn fill_numbers(row: &mut Row<'_>, numbers: &Numbers) {
         .float("io_weighted_seconds", seconds(io_weighted_millis))
         .count("discards", discards)
         .count("discards_merged", discards_merged)
+        .count("discarded_sectors", discarded_sectors)
         .count("discarded_bytes", bytes(discarded_sectors))
         .float("discard_seconds", seconds(discard_millis))
         .count("flushes", flushes)

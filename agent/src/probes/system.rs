@@ -186,7 +186,15 @@ fn fill_clock(row: &mut Row<'_>, clock: &clock::Clock) {
         .float("clock_frequency_adjustment_ratio", clock.frequency_ratio)
         .int("clock_loop_time_constant", clock.loop_time_constant)
         .float("clock_tick_seconds", clock.tick_seconds)
-        .int("clock_tai_offset_seconds", clock.tai_offset_seconds);
+        .int("clock_tai_offset_seconds", clock.tai_offset_seconds)
+        .float("pulse_frequency_hertz", clock.pulse.frequency_hertz)
+        .float("pulse_jitter_seconds", clock.pulse.jitter_seconds)
+        .int("pulse_shift_seconds", clock.pulse.shift_seconds)
+        .float("pulse_stability_hertz", clock.pulse.stability_hertz)
+        .int("pulse_jitters", clock.pulse.jitters)
+        .int("pulse_calibrations", clock.pulse.calibrations)
+        .int("pulse_errors", clock.pulse.errors)
+        .int("pulse_stability_exceeded", clock.pulse.stability_exceeded);
 }
 
 const MICROS: u64 = 1_000_000;
