@@ -78,6 +78,9 @@ impl Told {
 struct State {
     boot: String,
     held: Vec<Told>,
+    /// Those of which nobody has been told yet when this was written. They may be told twice, which harms nobody.
+    #[serde(default)]
+    ended: Vec<Told>,
 }
 
 /// What was told so far.
@@ -149,7 +152,9 @@ impl Endpoint {
         let address = listener.local_addr()?;
         let board = Arc::new(Mutex::new(load(&options)));
         let stop = Arc::new(AtomicBool::new(false));
-        let server = Server { options, board: board.clone(), is_unsaved: false };
+        let mut server = Server { options, board: board.clone(), is_unsaved: false };
+        // What a reboot has ended is ended once.
+        server.save();
         let stopped = stop.clone();
         std::thread::Builder::new().name("allocations".to_owned()).spawn(move || server.run(&listener, &stopped))?;
         Ok(Self { board, address, stop })
@@ -183,6 +188,8 @@ fn load(options: &EndpointOptions) -> Board {
     match serde_json::from_slice::<State>(&bytes) {
         Ok(state) => {
             let is_rebooted = state.boot != options.boot;
+            board.ended = state.ended;
+            board.ended.truncate(MAX_ENDED);
             for told in state.held.into_iter().take(MAX_ALLOCATIONS) {
                 board.held.insert(told.allocation.id.clone(), told);
             }
@@ -294,7 +301,11 @@ impl Server {
 
     fn save(&mut self) {
         let Some(path) = &self.options.state else { return };
-        let state = State { boot: self.options.boot.clone(), held: self.board.lock().held.values().cloned().collect() };
+        let state = {
+            let board = self.board.lock();
+            let held = board.held.values().cloned().collect();
+            State { boot: self.options.boot.clone(), held, ended: board.ended.clone() }
+        };
         let saved = serde_json::to_vec(&state).map_err(io::Error::other).and_then(|bytes| write_whole(path, &bytes));
         match saved {
             Ok(()) => self.is_unsaved = false,
@@ -531,7 +542,15 @@ mod tests {
         let third = Endpoint::start(rebooted).unwrap();
         assert_eq!(third.board().lock().held().count(), 0);
         assert_eq!(third.board().lock().take_ended().len(), 1);
+        post(&third, r#"{"id":"b"}"#);
+        assert!(delete(&third, "b").starts_with("HTTP/1.1 204 "));
         drop(third);
+        // An end that nobody was told of outlives the agent as well.
+        let rebooted = EndpointOptions { boot: "two".to_owned(), ..options(directory.path()) };
+        let fourth = Endpoint::start(rebooted).unwrap();
+        let ended = fourth.board().lock().take_ended();
+        assert_eq!(ended.iter().map(|told| told.allocation.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        drop(fourth);
         fs::write(directory.path().join("endpoint.json"), "damaged").unwrap();
         assert_eq!(Endpoint::start(options(directory.path())).unwrap().board().lock().held().count(), 0);
     }
