@@ -101,7 +101,8 @@ impl Settings {
             Err(error) => {
                 // The error's own text shows the line it is about, and in it may stand a secret.
                 let before = error.span().and_then(|span| text.get(..span.start));
-                let at = before.map(|before| format!(", line {}", before.matches('\n').count() + 1)).unwrap_or_default();
+                let at =
+                    before.map(|before| format!(", line {}", before.matches('\n').count() + 1)).unwrap_or_default();
                 self.mistakes.push(format!("{shown} is not TOML{at}: {}", error.message().trim_end()));
                 return;
             }
