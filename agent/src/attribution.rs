@@ -27,6 +27,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::allocations::holders::KERNEL_THREAD;
 use crate::host_root::HostRoot;
 
 /// Files of `/proc/PID` beyond this size are cut; a `cgroup` of version 1 has some 2 KiB.
@@ -386,6 +387,14 @@ impl ProcessFacts {
     }
 }
 
+/// Whether it is a thread of the kernel, which everybody may know. One that has ended is none.
+pub(crate) fn is_kernel_thread(root: &HostRoot, pid: u32) -> bool {
+    let mut buffer = Vec::with_capacity(512);
+    read_small(&root.proc(format!("{pid}/stat")), &mut buffer)
+        .and_then(|()| parse_stat(&buffer))
+        .is_some_and(|stat| stat.flags & KERNEL_THREAD != 0)
+}
+
 /// Reads a small file whole into `buffer`; `None` where it is not there or may not be read.
 fn read_small(path: &Path, buffer: &mut Vec<u8>) -> Option<()> {
     buffer.clear();
@@ -417,6 +426,18 @@ mod tests {
             part(owner.unit.as_deref()),
         ]
         .join(" ")
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_told_from_programs() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(directory.path());
+        for (pid, flags) in [(2, KERNEL_THREAD), (3, 0x40_0000)] {
+            std::fs::create_dir_all(root.proc(pid.to_string())).unwrap();
+            let line = format!("{pid} (p) S 1 0 0 0 -1 {flags} 0 0 0 0 7 0 0 0 20 0 1 0 1 5000 20");
+            std::fs::write(root.proc(format!("{pid}/stat")), line).unwrap();
+        }
+        assert_eq!([2, 3, 4].map(|pid| is_kernel_thread(&root, pid)), [true, false, false]);
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! where the name is gone, and a program that lives in memory alone (`memfd_create`) reads `/memfd:NAME (deleted)`.
 //! Following or reading the link of another user's process needs `CAP_SYS_PTRACE`. Threads of the kernel have none.
 //!
+//! A program may lie on another machine's file system, and that machine may be gone: to ask for the file's size waits for
+//! it, for ever perhaps. [`FileFacts::read`] takes what the kernel has in memory, and it has the inode of what runs.
+//!
 //! Contents are hashed by [`hasher`] on a thread of its own, since a program may lie on a file system that hangs; what a
 //! package brought is looked up by [`packages`].
 
@@ -13,8 +16,11 @@ pub(crate) mod hasher;
 pub(crate) mod packages;
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 
 use crate::host_root::HostRoot;
 
@@ -82,9 +88,41 @@ impl FileKey {
         }
     }
 
+    /// Whether it is the same file, whatever it holds.
+    pub(crate) fn is_file(&self, metadata: &Metadata) -> bool {
+        (self.device, self.inode) == (metadata.dev(), metadata.ino())
+    }
+
     /// When the contents were last written, microseconds since 1970.
     pub(crate) fn mtime_micros(&self) -> Option<i64> {
         self.mtime.0.checked_mul(1_000_000)?.checked_add(self.mtime.1 / 1000)
+    }
+}
+
+/// What the kernel shows of a file that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileFacts {
+    pub(crate) key: FileKey,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+}
+
+impl FileFacts {
+    /// Looks at a file as the kernel knows it, without asking the server of a network file system.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let Ok(found) = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS) else {
+            // Linux before 4.11 has no such call, and some sandboxes refuse it.
+            let metadata = std::fs::metadata(path)?;
+            return Ok(Self { key: FileKey::of(&metadata), mode: metadata.mode(), uid: metadata.uid() });
+        };
+        let key = FileKey {
+            device: makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            size: found.stx_size,
+            mtime: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into()),
+            ctime: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into()),
+        };
+        Ok(Self { key, mode: found.stx_mode.into(), uid: found.stx_uid })
     }
 }
 
@@ -107,6 +145,18 @@ mod tests {
         for path in ["/opt/tmp/a", "/tmpa", "/run/systemd/x"] {
             assert!(!parse_target(path).is_temporary(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_has_in_memory_is_what_a_file_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        std::fs::write(&path, "abc").unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
+        let facts = FileFacts::read(&path).unwrap();
+        assert_eq!(facts, FileFacts { key: FileKey::of(&metadata), mode: metadata.mode(), uid: metadata.uid() });
+        assert!(facts.key.is_file(&metadata));
+        assert!(FileFacts::read(&directory.path().join("none")).is_err());
     }
 
     #[test]

@@ -224,6 +224,13 @@ impl<S: ReadAt> Journal<S> {
         self.from = From::After(number);
     }
 
+    /// Begins at another time, where that is how it was told to begin and nothing has been read yet.
+    pub(crate) fn begin_since(&mut self, micros: u64) {
+        if let From::Since(since) = &mut self.from {
+            *since = micros;
+        }
+    }
+
     /// Number of the last message given, or of the one reading began after.
     pub(crate) fn last(&self) -> u64 {
         match self.from {

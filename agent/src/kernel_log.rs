@@ -34,6 +34,9 @@ const MAX_MESSAGE: usize = 400;
 /// How bad a record is: an error or worse.
 const ERROR: u64 = 3;
 
+/// The least that a record of the kernel's can be. Above the lowest three bits is who wrote it: 0 is the kernel.
+const LOWEST: u64 = 7;
+
 /// Something that broke, as one line told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -69,8 +72,9 @@ impl KernelLog {
         Self { paths, file: None, is_refused: false, next: None, buffer: Vec::new() }
     }
 
-    /// Faults since the last call, and how many more there were than are told. Opens the log if it is not, at its end.
-    pub(crate) fn read(&mut self, faults: &mut Vec<Fault>) -> u64 {
+    /// Faults since the last call that are wanted, and how many lines there were that could not be told. Opens the log
+    /// if it is not, at its end.
+    pub(crate) fn read(&mut self, is_wanted: impl Fn(&Fault) -> bool, faults: &mut Vec<Fault>) -> u64 {
         faults.clear();
         if self.file.is_none() && !self.is_refused {
             self.open();
@@ -96,7 +100,12 @@ impl KernelLog {
                 let missed = self.next.map_or(0, |next| record.sequence.saturating_sub(next));
                 untold += missed;
                 self.next = Some(record.sequence.saturating_add(1));
-                let Some(fault) = parse_fault(&record) else { continue };
+                if record.priority > LOWEST {
+                    continue;
+                }
+                // Chosen before they are counted: a device that puts errors right by the thousand must not take the
+                // place of one that broke.
+                let Some(fault) = parse_fault(&record).filter(&is_wanted) else { continue };
                 if faults.len() < MAX_FAULTS {
                     faults.push(fault);
                 } else {
@@ -138,23 +147,23 @@ fn open_at_end(path: &PathBuf) -> io::Result<File> {
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
-    /// 0 is the end of the world, 3 an error, 7 for who looks for one.
-    level: u64,
+    /// 0 is the end of the world, 3 an error, 7 for who looks for one; what is higher was written by a program.
+    priority: u64,
     sequence: u64,
     at_boot_micros: i64,
     message: &'a str,
 }
 
-/// The kernel's own records in a text. Lines that belong to the one before are left out.
+/// The records in a text, those of programs too: they have their place in the sequence. Lines that belong to the one
+/// before are left out.
 fn parse_records(text: &str) -> impl Iterator<Item = Record<'_>> {
     text.lines().filter(|line| !line.starts_with(' ')).filter_map(|line| {
         let (head, message) = line.split_once(';')?;
         let mut head = head.split(',');
-        let priority: u64 = head.next()?.parse().ok()?;
+        let priority = head.next()?.parse().ok()?;
         let sequence = head.next()?.parse().ok()?;
         let at_boot_micros = head.next()?.parse().ok()?;
-        // Above the lowest three bits is who wrote it: 0 is the kernel.
-        (priority < 8).then_some(Record { level: priority, sequence, at_boot_micros, message })
+        Some(Record { priority, sequence, at_boot_micros, message })
     })
 }
 
@@ -236,13 +245,13 @@ fn parse_fault(record: &Record<'_>) -> Option<Fault> {
     if message.contains("PCIe Bus Error: severity=") {
         return fault(None, None, message.contains("severity=Correct"));
     }
-    if HARDWARE.iter().any(|word| message.contains(word)) && (record.level <= 4 || message.contains("pciehp")) {
+    if HARDWARE.iter().any(|word| message.contains(word)) && (record.priority <= 4 || message.contains("pciehp")) {
         return fault(None, None, false);
     }
     if message.starts_with("EDAC MC") && message.contains(" UE ") {
         return fault(None, None, false);
     }
-    if record.level <= ERROR {
+    if record.priority <= ERROR {
         let head = cut(message, 48).to_ascii_lowercase();
         let begins = |name: &str| head.trim_start_matches(['[', ' ', '<']).starts_with(name);
         if let Some((_, vendor)) = DRIVERS.iter().find(|(name, _)| begins(name)) {
@@ -338,16 +347,16 @@ mod tests {
     use crate::probes::testing::garbage;
 
     fn fault(message: &str, level: u64) -> Option<Fault> {
-        parse_fault(&Record { level, sequence: 1, at_boot_micros: 5, message })
+        parse_fault(&Record { priority: level, sequence: 1, at_boot_micros: 5, message })
     }
 
     #[test]
-    fn records_of_programs_and_lines_that_go_on_are_left_out() {
+    fn lines_that_go_on_are_left_out() {
         let text = "6,339,5140900,-;NET: Registered protocol family\n SUBSYSTEM=net\n DEVICE=+net:eth0\n\
                     3,340,5140901,-,caller=T1;two; parts\n12,341,5140902,-;a program wrote this\nnothing\n";
         let records: Vec<_> = parse_records(text).collect();
-        assert_eq!(records.len(), 2);
-        assert_eq!(records[1], Record { level: 3, sequence: 340, at_boot_micros: 5_140_901, message: "two; parts" });
+        assert_eq!(records.iter().map(|record| record.priority).collect::<Vec<_>>(), [6, 3, 12]);
+        assert_eq!(records[1], Record { priority: 3, sequence: 340, at_boot_micros: 5_140_901, message: "two; parts" });
     }
 
     #[test]
@@ -431,23 +440,34 @@ mod tests {
         writeln!(file, "4,1,100,-;{xid}").unwrap();
         let mut log = KernelLog::new(vec![directory.path().join("none"), path]);
         let mut faults = Vec::new();
-        assert_eq!((log.read(&mut faults), faults.len()), (0, 0));
+        assert_eq!((log.read(|fault| !fault.is_corrected, &mut faults), faults.len()), (0, 0));
         writeln!(file, "6,2,200,-;nothing\n4,3,300,-;{xid}").unwrap();
-        assert_eq!(log.read(&mut faults), 0);
+        assert_eq!(log.read(|fault| !fault.is_corrected, &mut faults), 0);
         assert_eq!(faults.iter().map(|fault| fault.at_boot_micros).collect::<Vec<_>>(), [300]);
-        assert_eq!((log.read(&mut faults), faults.len()), (0, 0));
-        writeln!(file, "6,9,400,-;five were overwritten").unwrap();
-        assert_eq!((log.read(&mut faults), faults.len()), (5, 0));
-        for n in 10..10 + MAX_FAULTS + 7 {
+        assert_eq!((log.read(|fault| !fault.is_corrected, &mut faults), faults.len()), (0, 0));
+        // What programs write has its numbers, and is nothing that was missed.
+        writeln!(file, "30,4,310,-;systemd[1]: {xid}").unwrap();
+        writeln!(file, "30,5,311,-;{xid}\n6,6,312,-;nothing").unwrap();
+        assert_eq!((log.read(|fault| !fault.is_corrected, &mut faults), faults.len()), (0, 0));
+        writeln!(file, "6,12,400,-;five were overwritten").unwrap();
+        assert_eq!((log.read(|fault| !fault.is_corrected, &mut faults), faults.len()), (5, 0));
+        for n in 13..13 + MAX_FAULTS + 7 {
             writeln!(file, "4,{n},500,-;{xid}").unwrap();
         }
-        assert_eq!(log.read(&mut faults) + faults.len() as u64, MAX_FAULTS as u64 + 7);
+        assert_eq!(log.read(|fault| !fault.is_corrected, &mut faults) + faults.len() as u64, MAX_FAULTS as u64 + 7);
+        let corrected = "nvme 0000:01:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer";
+        for n in 200..200 + 2 * MAX_FAULTS {
+            writeln!(file, "4,{n},600,-;{corrected}").unwrap();
+        }
+        writeln!(file, "4,{},700,-;{xid}", 200 + 2 * MAX_FAULTS).unwrap();
+        log.next = Some(200);
+        assert_eq!((log.read(|fault| !fault.is_corrected, &mut faults), faults.len()), (0, 1), "not crowded out");
     }
 
     #[test]
     fn a_log_that_cannot_be_read_is_none() {
         let mut log = KernelLog::new(vec!["/nowhere/kmsg".into()]);
-        assert_eq!(log.read(&mut Vec::new()), 0);
+        assert_eq!(log.read(|_| true, &mut Vec::new()), 0);
         assert!(log.is_refused);
     }
 
@@ -458,7 +478,7 @@ mod tests {
                 parse_fault(&record);
             }
             for message in [text.as_str(), &format!("NVRM: Xid (PCI:{text}"), &format!("amdgpu {text} page fault pid={text}")] {
-                if let Some(fault) = parse_fault(&Record { level, sequence: 0, at_boot_micros: 0, message }) {
+                if let Some(fault) = parse_fault(&Record { priority: level, sequence: 0, at_boot_micros: 0, message }) {
                     prop_assert!(fault.message.len() <= MAX_MESSAGE);
                 }
             }

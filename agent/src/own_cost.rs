@@ -78,6 +78,7 @@ impl Probe for OwnCost {
             .text("version", env!("CARGO_PKG_VERSION"))
             .float("cpu_seconds", used.as_secs_f64())
             .count("resident_bytes", resident_bytes("self"))
+            .int("clock_offset_microseconds", crate::abi::clock::offset_us())
             .count("workers", workers.count)
             .float("workers_cpu_seconds", has_workers.then_some(workers.cpu.as_secs_f64()))
             .count("workers_resident_bytes", (workers.count > 0).then_some(workers.resident_bytes))

@@ -35,6 +35,7 @@ pub const PRIVILEGES: &[Privilege] = &[
         name: "CAP_SYS_PTRACE",
         how: "AmbientCapabilities=CAP_SYS_PTRACE. It also allows to look into other processes' memory.",
         adds: &[
+            ("accelerator_process", "processes of other users that draw on AMD's cards"),
             ("process", "bytes read and written, open files and proportional memory of other users' processes"),
             ("listener", "which process listens, its executable and its hash, where it is another user's"),
             ("connection", "which process and unit the connections of other users' processes belong to"),
@@ -67,7 +68,7 @@ pub const PRIVILEGES: &[Privilege] = &[
     Privilege {
         name: "CAP_NET_ADMIN",
         how: "AmbientCapabilities=CAP_NET_ADMIN. It allows to change the network's configuration.",
-        adds: &[("interface", "optical power and temperature, where the driver asks for it")],
+        adds: &[("nic", "optical power and temperature, where the driver asks for it")],
         what: What::Capability(12),
     },
     Privilege {

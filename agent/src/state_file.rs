@@ -15,12 +15,14 @@ const MAX_SIZE: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: Option<PathBuf>,
+    /// Whether it was said that it cannot be written.
+    is_failing: bool,
 }
 
 impl StateFile {
     /// `NAME.json` in that folder; nothing is kept without one.
     pub(crate) fn new(folder: Option<PathBuf>, name: &str) -> Self {
-        Self { path: folder.map(|folder| folder.join(format!("{name}.json"))) }
+        Self { path: folder.map(|folder| folder.join(format!("{name}.json"))), is_failing: false }
     }
 
     /// What was remembered.
@@ -32,13 +34,15 @@ impl StateFile {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// Remembers something else. A folder that cannot be written is told once, and then nothing is kept.
+    /// Remembers something else. A folder that cannot be written is told once, and tried again: a disk that is full now
+    /// need not be so when the agent ends, and what is old by then would be told twice.
     pub(crate) fn write<T: Serialize>(&mut self, value: &T) {
         let Some(path) = &self.path else { return };
-        if let Err(error) = replace(path, value) {
+        let failed = replace(path, value).err();
+        if let Some(error) = failed.as_ref().filter(|_| !self.is_failing) {
             tracing::warn!(path = %path.display(), %error, "cannot be written: not remembered beyond this run");
-            self.path = None;
         }
+        self.is_failing = failed.is_some();
     }
 }
 
@@ -69,9 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_given_up() {
-        let mut file = StateFile::new(Some("/nowhere/at/all".into()), "x");
+    fn a_folder_that_is_not_there_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(Some(folder.path().join("later")), "x");
         file.write(&1);
-        assert!(file.path.is_none());
+        assert!(file.is_failing);
+        std::fs::create_dir(folder.path().join("later")).unwrap();
+        file.write(&2);
+        assert_eq!((file.is_failing, file.read::<u64>()), (false, Some(2)));
     }
 }

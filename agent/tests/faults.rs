@@ -100,6 +100,86 @@ fn a_file_system_that_hangs_costs_only_its_own_row() {
     assert!(skipped.is_some_and(|skipped| *skipped <= 2.0), "{skipped:?}");
 }
 
+#[test]
+fn a_full_disk_costs_cadence_and_is_survived() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = folder.path().join("disk");
+    std::fs::create_dir_all(&disk).expect("a place to mount");
+    let Some(_mounted) = small::Mounted::at(&disk, "size=1m") else {
+        eprintln!("skipped: mounting needs root");
+        return;
+    };
+    // Somebody else fills it: what is left takes the agent's identity and a few records.
+    std::fs::write(disk.join("hog"), vec![0; 900 << 10]).expect("it fits");
+    let agent = Agent::start(&disk.join("data"), &[("agent.queue_size", "256KiB")]);
+    let refused = |series: &BTreeMap<String, f64>| series.get("nodescope_agent_publisher_spool_refused").copied();
+    agent.until("the disk refuses", |series| refused(series).is_some_and(|n| n > 0.0));
+    let rows = agent.series()["nodescope_agent_publisher_rows_total"];
+    agent.until("it goes on in memory", |series| series["nodescope_agent_publisher_rows_total"] > rows + 100.0);
+    // Room again: what memory held is written down, and nothing more is refused.
+    std::fs::remove_file(disk.join("hog")).expect("it goes");
+    let mut last = f64::NAN;
+    let mut still = 0;
+    agent.until("the disk takes records again", |series| {
+        let now = refused(series).unwrap_or(0.0);
+        still = if now.to_bits() == last.to_bits() { still + 1 } else { 0 };
+        last = now;
+        still > 60
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_makes_no_gap_and_no_flood() {
+    let libraries = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    let Some(library) = libraries.into_iter().find(|path| Path::new(path).exists()) else {
+        eprintln!("skipped: libfaketime is not installed");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let clock = folder.path().join("clock");
+    std::fs::write(&clock, "+0\n").expect("it is written");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nodescope-agent"));
+    command.args(["--brokers", "127.0.0.1:1", "--metrics", "127.0.0.1:0", "--host", "tested", "--data"]);
+    command.arg(folder.path().join("data"));
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
+    command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let agent = Agent::run(&mut command);
+    let rows = |series: &BTreeMap<String, f64>| series.get("nodescope_agent_publisher_rows_total").copied().unwrap_or(0.0);
+    agent.until("it samples", |series| rows(series) > 20.0);
+    // An hour forward, and then two back.
+    for step in ["+3600\n", "-3600\n"] {
+        std::fs::write(&clock, step).expect("it is written");
+        let before = rows(&agent.series());
+        let began = std::time::Instant::now();
+        agent.until("it goes on sampling", |series| rows(series) > before + 40.0);
+        assert!(began.elapsed() < Duration::from_secs(30), "the ticks went on by the clock as it is now");
+    }
+    let skipped = agent.series().iter().filter(|(name, _)| name.starts_with("nodescope_agent_skipped_total")).map(|(_, n)| n).sum::<f64>();
+    assert!(skipped < 20.0, "an hour's ticks are not caught up with: {skipped}");
+}
+
+/// A small file system in memory.
+mod small {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    pub(crate) struct Mounted(PathBuf);
+
+    impl Mounted {
+        pub(crate) fn at(path: &Path, options: &str) -> Option<Self> {
+            let options = std::ffi::CString::new(options).ok()?;
+            rustix::mount::mount("small", path, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str()).ok()?;
+            Some(Self(path.to_owned()))
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+}
+
 /// A file system in user space that never answers: what a dead NFS server looks like to the kernel's callers.
 mod hung {
     use std::fs::{File, OpenOptions};

@@ -14,6 +14,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod capabilities;
 pub(crate) mod clock;
 pub(crate) mod cndev;
 pub(crate) mod dcmi;

@@ -13,7 +13,7 @@
 //! What the kernel's log says of them (`kernel_log`) comes beside: a driver in trouble writes there first.
 //!
 //! The libraries ask the kernel of the machine the agent runs on. So they are asked only when the root belongs to that
-//! machine, be it seen from a container, or when a library was named in the settings.
+//! machine, be it seen from a container, or when a library was named in the settings. AMD's cards are read from files.
 
 mod frame;
 pub mod pci;
@@ -160,9 +160,9 @@ impl AcceleratorProbe {
         let mut wanted: BTreeSet<VendorId> = self.options.libraries.keys().copied().collect();
         let bus = pci::scan(&self.root).unwrap_or_default();
         self.bus = bus.into_iter().map(|card| (card.address, card.vendor)).collect();
-        if self.is_this_machine {
-            wanted.extend(self.bus.values().copied());
-        }
+        // AMD's driver tells in files what others tell through their library, so any root will do.
+        let can_tell = |vendor: &VendorId| self.is_this_machine || *vendor == VendorId::Amd;
+        wanted.extend(self.bus.values().copied().filter(can_tell));
         for vendor in wanted {
             if self.watches.iter().any(|watch| watch.vendor() == vendor) {
                 continue;
@@ -184,17 +184,16 @@ impl AcceleratorProbe {
     /// What the kernel has said since the last tick becomes events.
     fn hear_kernel(&mut self, tick: &Tick) {
         let Some(log) = &mut self.kernel_log else { return };
-        let untold = log.read(&mut self.faults);
+        let bus = &self.bus;
+        let on_bus = |fault: &Fault| fault.pci_bdf.as_ref().and_then(|at| bus.get(at)).copied();
+        // Errors that were put right are told of accelerators only: other devices' would be too many.
+        let untold = log.read(|fault| !fault.is_corrected || on_bus(fault).is_some(), &mut self.faults);
         // The log counts from the machine's start.
         let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let uptime = uptime.tv_sec.saturating_mul(1_000_000).saturating_add(uptime.tv_nsec / 1000);
         let started = crate::ticker::now_us().saturating_sub(uptime);
         for fault in self.faults.drain(..) {
-            let on_bus = fault.pci_bdf.as_ref().and_then(|at| self.bus.get(at)).copied();
-            // Errors that were put right are told of accelerators only: other devices' would be too many.
-            if fault.is_corrected && on_bus.is_none() {
-                continue;
-            }
+            let on_bus = on_bus(&fault);
             let event = Event {
                 at_micros: started.saturating_add(fault.at_boot_micros),
                 device: fault.pci_bdf.as_ref().and_then(|at| self.devices.get(at)).cloned(),

@@ -47,6 +47,10 @@ pub struct WorkerArgs {
 /// # Errors
 /// When the agent cannot be written to any more.
 pub fn main(args: &WorkerArgs) -> io::Result<()> {
+    // A vendor's library gets no more than its reader needs. Drawing processes of other users are seen with this one.
+    if let Err(error) = crate::abi::capabilities::keep_least(args.vendor == VendorId::Amd) {
+        let _ = writeln!(io::stderr(), "the worker keeps the agent's capabilities: {error}");
+    }
     let root = HostRoot::new(&args.root);
     let options = VendorOptions { root: root.clone(), library: args.library.clone() };
     let mut serving = Serving {

@@ -1,7 +1,7 @@
 //! What a program's file holds, as a hash.
 //!
 //! SHA-256 names the contents to everybody; MD5 is there for one purpose: it is what Debian's packages tell of their
-//! files, so both are made in one reading. One thread serves all probes. It takes no more than 8 MiB a second, 16 MiB in
+//! files, so both are made in one reading. One thread serves all probes. It takes no more than 2 MiB a second, 16 MiB in
 //! one go, so that the programs of a host that has just started are read over a minute rather than at the cost of what
 //! runs there; and it remembers 4,096 results by device, inode, size and times, so that a file is read once. Files beyond
 //! 256 MiB are not read. Questions that are urgent, because a row is about to be written, go before the others.
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_allows_a_burst_and_then_eight_mebibytes_a_second() {
+    fn the_pace_allows_a_burst_and_then_two_mebibytes_a_second() {
         let begin = Instant::now();
         let mut pace = Pace { left: BURST, at: begin };
         assert_eq!(pace.wait_for(16 << 20, begin), Duration::ZERO);

@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
@@ -32,8 +31,8 @@ use crate::attribution::Owner;
 use crate::host_root::{HostRoot, read_text};
 use crate::probe::{Probe, ProbeError, Tick};
 
-/// How often all that is held is stated anew.
-const RESTATE: Duration = Duration::from_secs(3600);
+/// All that is held is stated anew once in an hour of the wall clock.
+const HOUR_MICROS: i64 = 3_600_000_000;
 
 /// Accelerators of allocations that are followed at the most.
 const MAX_LINES: usize = 8192;
@@ -163,6 +162,7 @@ pub struct AllocationProbe {
     told: BTreeSet<(Source, String, String)>,
     is_unsaved: bool,
     is_save_trouble_said: bool,
+    hour: i64,
 }
 
 impl AllocationProbe {
@@ -181,6 +181,7 @@ impl AllocationProbe {
             told: BTreeSet::new(),
             is_unsaved: false,
             is_save_trouble_said: false,
+            hour: i64::MIN,
             options,
         }
     }
@@ -402,7 +403,9 @@ impl Probe for AllocationProbe {
         for (key, line, at) in &changes.ended {
             append(key, line, "ended", Some(at.unwrap_or(tick.ts_micros)), rows);
         }
-        let restates = tick.is_due(RESTATE);
+        // Not at the full hour alone: that tick may be skipped.
+        let hour = tick.ts_micros.div_euclid(HOUR_MICROS);
+        let restates = std::mem::replace(&mut self.hour, hour) != hour;
         // One that ended and began anew within the tick is told at the next: an entity has one row a tick.
         let ended: BTreeSet<&Key> = changes.ended.iter().map(|(key, ..)| key).collect();
         for (key, line) in &self.held {
@@ -607,8 +610,10 @@ mod tests {
         assert_eq!(texts(&batch, "step"), [None], "two steps have it");
         assert_eq!(times(&batch, "began"), [None], "it was there before");
         assert!(summary(&sample(&mut probe, TICK + 1_000_000, false).0).is_empty(), "nothing has changed");
-        let hour = 1_700_002_800_000_000;
+        // The full hour was skipped.
+        let hour = 1_700_002_801_000_000;
         assert_eq!(summary(&sample(&mut probe, hour, false).0), ["cgroup slurm:42 GPU-6b1f held"]);
+        assert!(summary(&sample(&mut probe, hour + 1_000_000, false).0).is_empty(), "once an hour");
         // The agent is started anew, and the job has ended meanwhile.
         drop(probe);
         std::fs::remove_dir_all(root.proc("10")).unwrap();

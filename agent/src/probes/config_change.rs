@@ -13,7 +13,7 @@
 //! What is known is kept in the agent's folder, so that a change made while the agent was stopped is found when it
 //! starts. Files on other machines' file systems are not looked at (see [`crate::glob`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -47,8 +47,8 @@ const MAX_FILES: usize = 2_000;
 /// A larger file is watched by size and time alone.
 const MAX_HASHED: u64 = 1 << 20;
 
-/// How often the state of every file is told, changed or not.
-const BASELINE_EVERY: Duration = Duration::from_secs(3_600);
+/// The state of every file is told, changed or not, once in an hour of the wall clock.
+const HOUR_MICROS: i64 = 3_600_000_000;
 
 /// How often the host's mounts are looked at.
 const MOUNTS_EVERY: Duration = Duration::from_secs(60);
@@ -137,6 +137,7 @@ pub struct ConfigChangeProbe {
     is_known: bool,
     paths: Vec<String>,
     buffer: Vec<u8>,
+    hour: i64,
 }
 
 impl ConfigChangeProbe {
@@ -154,6 +155,7 @@ impl ConfigChangeProbe {
             is_known,
             paths: Vec::new(),
             buffer: Vec::new(),
+            hour: i64::MIN,
         }
     }
 
@@ -211,6 +213,27 @@ impl ConfigChangeProbe {
 /// Where a link at `path` with that text leads, roughly: enough to see whether it leads to another machine.
 fn resolved(path: &str, target: &str) -> PathBuf {
     Path::new(path).parent().unwrap_or(Path::new("/")).join(target)
+}
+
+/// The files of all patterns, in order and each once, and how many there is no room for. Patterns that stand for few
+/// files come first: a thousand users' keys must not take the place of root's.
+fn put_together(mut found: Vec<Vec<String>>, paths: &mut Vec<String>) -> usize {
+    let mut left_out = 0;
+    let mut seen = HashSet::new();
+    found.sort_by_key(Vec::len);
+    for path in found.into_iter().flatten() {
+        if seen.contains(&path) {
+            continue;
+        }
+        if paths.len() < MAX_FILES {
+            paths.push(path.clone());
+        } else {
+            left_out += 1;
+        }
+        seen.insert(path);
+    }
+    paths.sort_unstable();
+    left_out
 }
 
 fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
@@ -289,18 +312,20 @@ impl Probe for ConfigChangeProbe {
         if tick.is_due(MOUNTS_EVERY) {
             self.remote = RemoteMounts::read(&self.root);
         }
-        let baseline = tick.is_due(BASELINE_EVERY);
+        // Not at the full hour alone: that tick may be skipped.
+        let hour = tick.ts_micros.div_euclid(HOUR_MICROS);
+        let baseline = std::mem::replace(&mut self.hour, hour) != hour;
         let mut paths = std::mem::take(&mut self.paths);
         paths.clear();
         let mut left_out = 0;
+        let mut found: Vec<Vec<String>> = Vec::with_capacity(self.patterns.len());
         for pattern in &self.patterns {
             // Patterns may overlap, so that what is beyond the limit is known only after all.
-            left_out += glob::expand(&self.root, &self.remote, pattern, 4 * MAX_FILES, &mut paths);
+            let mut of_pattern = Vec::new();
+            left_out += glob::expand(&self.root, &self.remote, pattern, 4 * MAX_FILES, &mut of_pattern);
+            found.push(of_pattern);
         }
-        paths.sort_unstable();
-        paths.dedup();
-        left_out += paths.len().saturating_sub(MAX_FILES);
-        paths.truncate(MAX_FILES);
+        left_out += put_together(found, &mut paths);
 
         let mut before = std::mem::take(&mut self.known);
         let mut dirty = !self.is_known;
@@ -395,6 +420,17 @@ mod tests {
                 ConfigChangeOptions { state: Some(self.state.path().to_owned()), ..ConfigChangeOptions::default() };
             ConfigChangeProbe::new(&HostRoot::new(self.directory.path()), options)
         }
+    }
+
+    #[test]
+    fn many_files_of_one_pattern_do_not_crowd_out_those_of_others() {
+        let homes: Vec<String> = (0..MAX_FILES + 5).map(|n| format!("/home/u{n:05}/.ssh/authorized_keys")).collect();
+        let root = vec!["/root/.ssh/authorized_keys".to_owned()];
+        let mut paths = Vec::new();
+        let left_out = put_together(vec![homes.clone(), root.clone(), root.clone(), homes[..1].to_vec()], &mut paths);
+        assert_eq!((paths.len(), left_out), (MAX_FILES, 6));
+        assert_eq!(paths.last(), root.first());
+        assert!(paths.is_sorted());
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub struct ConnectionProbe {
     next_number: u32,
     /// Connections known again, by cookie.
     tracked: HashMap<u64, Tracked>,
+    /// Whether there may have been more at the tick before: what is new to us need not be new then.
+    is_crowded: bool,
     /// Counts the ticks.
     generation: u32,
 }
@@ -205,6 +207,7 @@ impl ConnectionProbe {
             groups: HashMap::new(),
             next_number: 0,
             tracked: HashMap::new(),
+            is_crowded: false,
             generation: 0,
         }
     }
@@ -224,6 +227,8 @@ impl ConnectionProbe {
         }
         self.generation = self.generation.wrapping_add(1);
         let mut others = Now::default();
+        // Of one that may be older than the agent, counting begins now.
+        let tick = &Tick { first: tick.first || self.is_crowded, ..*tick };
         let Self { options, sockets, numbers, groups, next_number, tracked, generation, .. } = self;
         let reading = sockets.each(Wanted::Connections, |socket| {
             let key = Key::of(socket, &listening, first_random, options);
@@ -242,6 +247,7 @@ impl ConnectionProbe {
             group.now.has_inode_before |= socket.inode != 0 && socket.inode == group.inode;
             group.now.see(socket, since);
         })?;
+        self.is_crowded = self.tracked.len() >= MAX_TRACKED;
         self.close();
         self.forget(tick);
         Ok((others, reading))
@@ -655,6 +661,20 @@ mod tests {
         };
         write(root, "proc/net/tcp", &sockets.iter().map(line).collect::<String>());
         write(root, "proc/net/udp", "");
+    }
+
+    #[test]
+    fn what_found_no_room_before_is_not_taken_for_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let mut probe = ConnectionProbe::new(&HostRoot::new(root), ConnectionOptions::default());
+        set(root, &[("10.0.0.1:50000", "192.0.2.1:443", 1, 1000, 15)]);
+        sample_at(&mut probe, &at(0));
+        let both = [("10.0.0.1:50000", "192.0.2.1:443", 1, 1000, 15), ("10.0.0.1:50001", "192.0.2.1:443", 1, 1000, 16)];
+        set(root, &both);
+        probe.is_crowded = true;
+        assert_eq!(ints(&sample_at(&mut probe, &at(1)), "opened"), [Some(0)]);
+        assert!(!probe.is_crowded);
     }
 
     #[test]

@@ -383,14 +383,16 @@ struct Reader {
 impl Reader {
     /// What a file says; empty where it is not there.
     fn text(&mut self, file: &str) -> &str {
+        self.text_if_there(file).unwrap_or_default()
+    }
+
+    fn text_if_there(&mut self, file: &str) -> Option<&str> {
         self.buffer.clear();
         self.path.push(file);
         let read = File::open(&self.path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut self.buffer));
         self.path.pop();
-        if read.is_err() {
-            self.buffer.clear();
-        }
-        str::from_utf8(&self.buffer).unwrap_or_default()
+        read.ok()?;
+        str::from_utf8(&self.buffer).ok()
     }
 
     fn number(&mut self, file: &str) -> Option<u64> {
@@ -419,7 +421,7 @@ impl Reader {
             memory_peak: self.number("memory.peak"),
             memory_limit_hits,
             oom_kills,
-            io: parse_io_stat(self.text("io.stat")),
+            io: self.text_if_there("io.stat").map(parse_io_stat).unwrap_or_default(),
             tasks: self.number("pids.current"),
             tasks_limit: self.number("pids.max"),
             pressure_cpu: parse_pressure(self.text("cpu.pressure")),
@@ -456,8 +458,9 @@ impl Reader {
             ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
             ("blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"),
         ] {
-            (usage.io.read_bytes, usage.io.write_bytes) = parse_blkio(self.text(bytes));
-            (usage.io.reads, usage.io.writes) = parse_blkio(self.text(operations));
+            (usage.io.read_bytes, usage.io.write_bytes) =
+                self.text_if_there(bytes).map(parse_blkio).unwrap_or_default();
+            (usage.io.reads, usage.io.writes) = self.text_if_there(operations).map(parse_blkio).unwrap_or_default();
             if usage.io.read_bytes.is_some() {
                 break;
             }
@@ -599,9 +602,10 @@ fn add(sum: &mut Option<u64>, number: u64) {
     *sum = Some(sum.unwrap_or(0).saturating_add(number));
 }
 
-/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`, a line a device; a device that did nothing has none.
+/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`, a line a device; a device that did nothing has none, so that
+/// an empty file is a group that did nothing.
 fn parse_io_stat(text: &str) -> Io {
-    let mut io = Io::default();
+    let mut io = Io { read_bytes: Some(0), write_bytes: Some(0), reads: Some(0), writes: Some(0) };
     for word in text.lines().flat_map(|line| line.split_ascii_whitespace().skip(1)) {
         let Some((name, Ok(number))) = word.split_once('=').map(|(name, number)| (name, number.parse())) else {
             continue;
@@ -617,9 +621,9 @@ fn parse_io_stat(text: &str) -> Io {
     io
 }
 
-/// `8:0 Read 4096` and `8:0 Write 0`, a line a device and kind.
+/// `8:0 Read 4096` and `8:0 Write 0`, a line a device and kind, where it did something.
 fn parse_blkio(text: &str) -> (Option<u64>, Option<u64>) {
-    let (mut reads, mut writes) = (None, None);
+    let (mut reads, mut writes) = (Some(0), Some(0));
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace().skip(1);
         if let (Some(kind), Some(Ok(number))) = (words.next(), words.next().map(str::parse)) {
@@ -752,6 +756,21 @@ mod tests {
         assert_eq!((ints(&batch, "tasks"), ints(&batch, "tasks_limit")), (vec![Some(4)], vec![None]));
         fs::remove_dir_all(directory.path().join("sys/fs/cgroup/memory/docker")).unwrap();
         assert_eq!(sample_once(&mut probe).num_rows(), 0, "those that are gone are forgotten");
+    }
+
+    #[test]
+    fn a_group_that_did_nothing_is_not_one_of_which_nothing_is_known() {
+        assert_eq!(parse_io_stat("").read_bytes, Some(0));
+        assert_eq!(parse_io_stat("8:0 rbytes=1 wbytes=2\n").reads, Some(0));
+        assert_eq!(parse_blkio("Total 0\n"), (Some(0), Some(0)));
+        let directory = tempfile::tempdir().unwrap();
+        let (with, without) = (directory.path().join("with"), directory.path().join("without"));
+        fs::create_dir_all(&with).unwrap();
+        fs::create_dir_all(&without).unwrap();
+        fs::write(with.join("io.stat"), "").unwrap();
+        let mut reader = Reader::default();
+        assert_eq!(reader.unified(directory.path(), "/with").io.write_bytes, Some(0));
+        assert_eq!(reader.unified(directory.path(), "/without").io.write_bytes, None);
     }
 
     #[test]

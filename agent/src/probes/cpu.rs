@@ -10,6 +10,15 @@
 //! `softnet_stat` has hexadecimal numbers of 32 bits without names, in a line for each CPU that is switched on; since
 //! Linux 5.10 the 13th number says which, before that only the order does.
 //!
+//! Asking for the frequency of a busy x86 CPU puts the asker to sleep for 10 ms and more on kernels before 5.18, which
+//! measure it while one waits: with 192 CPUs that is two seconds. So reading frequencies has [`FREQUENCY_TIME`] at each
+//! tick; CPUs that it did not come to have none at this tick and are first at the next.
+//!
+//! Time spent idle and waiting for disks goes back a little now and then: the kernel works both out anew from several
+//! clocks each time the file is read (proc(5) says so of `iowait`). Whoever takes a smaller number for a counter that
+//! began anew would add the machine's whole life to an interval, so what went back by less than [`WAVERS_SECONDS`] stays
+//! where it was until it is passed.
+//!
 //! The kernel counts throttling by core and by package, and shows it at each of their CPUs. Where a CPU sits (core,
 //! socket, NUMA node) is read once, the limits of its frequency every minute. Idle states and the governor's name are
 //! left out: nobody asked for them yet.
@@ -17,7 +26,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodescope_model::rows::{Row, Rows};
 
@@ -57,6 +66,12 @@ const SOFTNET_CPU: usize = 12;
 /// How often the limits of the frequency are read: somebody has to set them.
 const LIMITS_EVERY: Duration = Duration::from_secs(60);
 
+/// The time that reading frequencies may take at one tick: the machine's own row must not miss the next one.
+const FREQUENCY_TIME: Duration = Duration::from_millis(200);
+
+/// What went back further was set anew, as when a CPU was switched off and on.
+const WAVERS_SECONDS: u64 = 3;
+
 const NANOS: u64 = 1_000_000_000;
 
 /// Fills the table `cpu`.
@@ -66,9 +81,12 @@ pub struct CpuProbe {
     schedstat: FileReader,
     softnet: FileReader,
     ticks_per_second: u64,
+    /// The machine's times as last told.
+    all: Ticks,
     cpus: BTreeMap<u32, Cpu>,
     sched: Vec<(u32, Sched)>,
     packets: Vec<(u32, Softnet)>,
+    frequencies: Turn,
 }
 
 impl CpuProbe {
@@ -85,9 +103,11 @@ impl CpuProbe {
             schedstat: FileReader::new(options.root.proc("schedstat")),
             softnet: FileReader::new(options.root.proc("net/softnet_stat")),
             ticks_per_second: rustix::param::clock_ticks_per_second(),
+            all: Ticks::default(),
             cpus: BTreeMap::new(),
             sched: Vec::new(),
             packets: Vec::new(),
+            frequencies: Turn::default(),
         }
     }
 }
@@ -101,7 +121,10 @@ impl Probe for CpuProbe {
         let wants_cpus = self.stat.wants_cpus(tick);
         let (all, times) =
             self.stat.at(tick, |stat| (stat.all, if wants_cpus { stat.cpus.clone() } else { Vec::new() }))?;
+        let wavers = WAVERS_SECONDS.saturating_mul(self.ticks_per_second);
         if let Some(ticks) = all {
+            // Each of the CPUs it is the sum of may go back.
+            let ticks = steady(&mut self.all, ticks, wavers.saturating_mul(self.cpus.len().max(1) as u64));
             let mut row = rows.begin();
             row.text("cpu", "all");
             set_modes(&mut row, &ticks, self.ticks_per_second);
@@ -114,7 +137,8 @@ impl Probe for CpuProbe {
         let limits_are_due = tick.is_due(LIMITS_EVERY);
         let mut nodes = None;
         let mut packages = BTreeMap::new();
-        for (number, ticks) in times {
+        let deadline = Instant::now() + FREQUENCY_TIME;
+        for (place, (number, ticks)) in times.into_iter().enumerate() {
             let cpu = self.cpus.entry(number).or_insert_with(|| {
                 let nodes = nodes.get_or_insert_with(|| numa_nodes(&self.root));
                 Cpu::find(&self.root, number, nodes)
@@ -124,8 +148,12 @@ impl Probe for CpuProbe {
             }
             let mut row = rows.begin();
             row.text("cpu", cpu.name.as_str());
+            let ticks = steady(&mut cpu.told, ticks, wavers);
             set_modes(&mut row, &ticks, self.ticks_per_second);
             cpu.fill(&mut row, &mut packages);
+            if self.frequencies.is_at(place, || Instant::now() < deadline) {
+                row.count("frequency_hertz", read_kilohertz(&cpu.frequency));
+            }
             if let Some(sched) = of(&self.sched, number) {
                 row.float("sched_running_seconds", in_seconds(sched.running_nanos, NANOS))
                     .float("sched_waiting_seconds", in_seconds(sched.waiting_nanos, NANOS))
@@ -137,7 +165,37 @@ impl Probe for CpuProbe {
                 }
             }
         }
+        self.frequencies.end();
         Ok(())
+    }
+}
+
+/// Whose turn it is, where there may not be time for all.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The place to begin at.
+    from: usize,
+    /// Where time was up, at this tick.
+    up: Option<usize>,
+}
+
+impl Turn {
+    /// Whether this place is among those to whom the turn comes at this tick. Places are asked about in order.
+    fn is_at(&mut self, place: usize, is_time: impl FnOnce() -> bool) -> bool {
+        if self.up.is_some() || place < self.from {
+            return false;
+        }
+        // Whoever begins always has time, so that everyone's turn comes.
+        let is_time = place == self.from || is_time();
+        if !is_time {
+            self.up = Some(place);
+        }
+        is_time
+    }
+
+    /// The next tick goes on where time was up, or begins anew.
+    fn end(&mut self) {
+        self.from = self.up.take().unwrap_or(0);
     }
 }
 
@@ -145,6 +203,17 @@ impl Probe for CpuProbe {
 fn of<T>(list: &[(u32, T)], number: u32) -> Option<&T> {
     let at = list.binary_search_by_key(&number, |(cpu, _)| *cpu).ok()?;
     list.get(at).map(|(_, of)| of)
+}
+
+/// What is told of times that are so now, when those were told last: none goes back by less than `wavers`.
+fn steady(told: &mut Ticks, now: Ticks, wavers: u64) -> Ticks {
+    for (told, now) in told.iter_mut().zip(now) {
+        let goes_back = told.zip(now).is_some_and(|(told, now)| (1..wavers).contains(&told.saturating_sub(now)));
+        if !goes_back {
+            *told = now;
+        }
+    }
+    *told
 }
 
 fn set_modes(row: &mut Row<'_>, ticks: &Ticks, ticks_per_second: u64) {
@@ -157,6 +226,8 @@ fn set_modes(row: &mut Row<'_>, ticks: &Ticks, ticks_per_second: u64) {
 /// of 192 CPUs, costs more than reading.
 struct Cpu {
     name: String,
+    /// Its times as last told.
+    told: Ticks,
     core: Option<u64>,
     package: Option<u64>,
     numa_node: Option<u64>,
@@ -173,6 +244,7 @@ impl Cpu {
         let directory = root.sys(format!("devices/system/cpu/cpu{number}"));
         let mut cpu = Self {
             name: number.to_string(),
+            told: Ticks::default(),
             core: read_u64(&directory.join("topology/core_id")),
             package: read_u64(&directory.join("topology/physical_package_id")),
             numa_node: nodes.iter().find(|n| n.cpus.iter().any(|r| r.contains(&number))).map(|n| n.number),
@@ -201,7 +273,6 @@ impl Cpu {
         row.count("core_id", self.core)
             .count("package_id", self.package)
             .count("numa_node", self.numa_node)
-            .count("frequency_hertz", read_kilohertz(&self.frequency))
             .count("frequency_min_hertz", self.frequency_min)
             .count("frequency_max_hertz", self.frequency_max)
             .count("core_throttles", read_u64(&self.core_throttles))
@@ -352,6 +423,41 @@ mod tests {
         assert_eq!(ints(&batch, "softnet_backlog")[1..3], [Some(3), Some(0)]);
         let numbered: Vec<_> = SOFTNET.iter().map(|(column, at)| (*column, format!("number {}", at + 1))).collect();
         assert_sources("cpu", numbered.iter().map(|(column, number)| (*column, number.as_str())));
+    }
+
+    #[test]
+    fn times_that_waver_do_not_go_back_and_those_set_anew_do() {
+        let mut told = Ticks::default();
+        let mut tell =
+            |idle: Option<u64>| steady(&mut told, [None, None, None, idle, None, None, None, None, None, None], 300)[3];
+        assert_eq!(tell(Some(1000)), Some(1000));
+        assert_eq!(tell(Some(998)), Some(1000));
+        assert_eq!(tell(Some(999)), Some(1000));
+        assert_eq!(tell(Some(1001)), Some(1001));
+        assert_eq!(tell(Some(701)), Some(701), "so far back is anew");
+        assert_eq!(tell(None), None);
+        assert_eq!(tell(Some(5)), Some(5));
+    }
+
+    #[test]
+    fn where_time_is_short_everyones_turn_comes() {
+        let mut turn = Turn::default();
+        let mut tick = |time_for: usize| -> Vec<usize> {
+            let mut left = time_for;
+            let mut is_time = || {
+                left = left.saturating_sub(1);
+                left > 0
+            };
+            let places = (0..5).filter(|place| turn.is_at(*place, &mut is_time)).collect();
+            turn.end();
+            places
+        };
+        assert_eq!(tick(9), [0, 1, 2, 3, 4]);
+        assert_eq!(tick(2), [0, 1]);
+        assert_eq!(tick(2), [2, 3]);
+        assert_eq!(tick(0), [4]);
+        assert_eq!(tick(0), [0]);
+        assert_eq!(tick(9), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -19,23 +19,25 @@
 //!
 //! Files of containers came with an image; the host's packages say nothing about them. A file is the host's when the
 //! path, followed from the host's root, leads to the same inode. That is a better test than the mount namespace, which
-//! systemd gives to many of its services without giving them other files.
+//! systemd gives to many of its services without giving them other files. Where the path lies on another machine it is
+//! not followed, since that machine may be gone: such a file is taken to be where its path says.
 //!
 //! Scripts are not seen: what runs is their interpreter.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
-use crate::attribution::ProcessFacts;
+use crate::attribution::{ProcessFacts, is_kernel_thread};
 use crate::executables::hasher::{HashThread, NoHash, Waiting};
 use crate::executables::packages::{Database, Package, Packages};
-use crate::executables::{FileKey, parse_target, way_to};
+use crate::executables::{FileFacts, FileKey, parse_target, way_to};
+use crate::glob::RemoteMounts;
 use crate::host_root::HostRoot;
 use crate::probe::{Probe, ProbeError, Tick};
 use crate::sockets::owners::pids;
@@ -91,6 +93,7 @@ pub struct ExecutableProbe {
     is_live: Option<bool>,
     packages: Packages,
     database: Option<Database>,
+    remote: RemoteMounts,
     files: HashMap<Identity, Running>,
     hour: i64,
     /// Processes that could not be looked at, at the tick before.
@@ -115,6 +118,8 @@ struct Running {
     is_memfd: bool,
     is_temporary: bool,
     package: Judged,
+    /// Whether the packages are to be asked, for the first time or again. What they said before holds until they answer.
+    must_ask: bool,
     hash: Waiting,
     first_seen: i64,
     process: Option<ProcessFacts>,
@@ -208,6 +213,7 @@ impl ExecutableProbe {
             is_live: None,
             packages: Packages::new(root),
             database: None,
+            remote: RemoteMounts::default(),
             files: HashMap::new(),
             hour: i64::MIN,
             unseen: 0,
@@ -219,6 +225,7 @@ impl ExecutableProbe {
         let proc = self.root.proc("");
         fs::metadata(&proc).map_err(|source| ProbeError::Read { path: proc.display().to_string(), source })?;
         let is_live = *self.is_live.get_or_insert_with(|| self.root.is_this_machine());
+        self.remote = RemoteMounts::read(&self.root);
         if self.files.len() > MAX_FILES / 2 {
             // What has ended and was told so is kept only to save work.
             self.files.retain(|_, file| file.is_running());
@@ -233,18 +240,25 @@ impl ExecutableProbe {
             let link = match fs::read_link(self.root.proc(format!("{pid}/exe"))) {
                 Ok(link) => link,
                 Err(error) => {
-                    // Threads of the kernel have none, and a process may have ended.
-                    unseen += u64::from(error.kind() == ErrorKind::PermissionDenied);
+                    // Threads of the kernel have none, which is not told to those without the right to look; and a
+                    // process may have ended.
+                    let is_denied = error.kind() == ErrorKind::PermissionDenied;
+                    unseen += u64::from(is_denied && !is_kernel_thread(&self.root, pid));
                     continue;
                 }
             };
             let link = link.to_string_lossy();
-            let Ok(metadata) = fs::metadata(way_to(&self.root, is_live, pid, &link)) else {
-                unseen += 1;
-                continue;
+            let facts = match FileFacts::read(&way_to(&self.root, is_live, pid, &link)) {
+                Ok(facts) => facts,
+                Err(error) => {
+                    // One that ended after its link was read is gone, and not unseen.
+                    unseen += u64::from(!(is_live && error.kind() == ErrorKind::NotFound));
+                    continue;
+                }
             };
+            let FileFacts { key, mode, uid } = facts;
             let target = parse_target(&link);
-            let identity = Identity { path: target.path.into(), device: metadata.dev(), inode: metadata.ino() };
+            let identity = Identity { path: target.path.into(), device: key.device, inode: key.inode };
             let is_full = self.files.len() >= MAX_FILES;
             let file = match self.files.entry(identity) {
                 std::collections::hash_map::Entry::Occupied(file) => file.into_mut(),
@@ -253,13 +267,14 @@ impl ExecutableProbe {
                     continue;
                 }
                 std::collections::hash_map::Entry::Vacant(place) => place.insert(Running {
-                    key: FileKey::of(&metadata),
-                    mode: metadata.mode(),
-                    owner_uid: metadata.uid(),
+                    key,
+                    mode,
+                    owner_uid: uid,
                     place: Place::Here,
                     is_memfd: target.is_memfd(),
                     is_temporary: target.is_temporary(),
                     package: Judged::NotYet,
+                    must_ask: true,
                     hash: Waiting::default(),
                     first_seen: tick.ts_micros,
                     process: None,
@@ -269,14 +284,19 @@ impl ExecutableProbe {
                 }),
             };
             if file.processes == 0 {
-                let key = FileKey::of(&metadata);
                 if file.key != key {
                     (file.key, file.hash) = (key, Waiting::default());
                 }
-                (file.mode, file.owner_uid) = (metadata.mode(), metadata.uid());
-                let place = place(&self.root, target.path, target.is_deleted, &metadata);
+                (file.mode, file.owner_uid) = (mode, uid);
+                let place = if !self.remote.hold(Path::new(target.path)) {
+                    place(&self.root, target.path, target.is_deleted, &key)
+                } else if target.is_deleted {
+                    Place::Deleted
+                } else {
+                    Place::Here
+                };
                 if file.place != place {
-                    (file.place, file.package) = (place, Judged::NotYet);
+                    (file.place, file.package, file.must_ask) = (place, Judged::NotYet, true);
                 }
                 file.process = ProcessFacts::read(&self.root, pid);
             }
@@ -293,13 +313,13 @@ impl ExecutableProbe {
         if self.packages.has_changed() || tick.first {
             self.database = self.packages.database();
             for file in self.files.values_mut() {
-                file.package = Judged::NotYet;
+                file.must_ask = true;
             }
         }
         let mut asked = Vec::new();
-        for (identity, file) in self.files.iter_mut().filter(|(_, file)| file.package == Judged::NotYet) {
+        for (identity, file) in self.files.iter_mut().filter(|(_, file)| file.must_ask) {
             if file.is_memfd || file.place != Place::Here || self.database != Some(Database::Dpkg) {
-                file.package = Judged::Unknown;
+                (file.package, file.must_ask) = (Judged::Unknown, false);
             } else if asked.len() < MAX_ASKED {
                 asked.push((&*identity.path, file));
             }
@@ -311,7 +331,7 @@ impl ExecutableProbe {
         // Lists that cannot be read, or change while they are read, are read again at the next tick.
         let Ok(found) = self.packages.of(&paths) else { return };
         for ((_, file), package) in asked.into_iter().zip(found) {
-            file.package = package.map_or(Judged::None, Judged::Of);
+            (file.package, file.must_ask) = (package.map_or(Judged::None, Judged::Of), false);
         }
     }
 
@@ -377,10 +397,9 @@ impl ExecutableProbe {
 }
 
 /// Where the path of a file leads that runs.
-fn place(root: &HostRoot, path: &str, is_deleted: bool, running: &fs::Metadata) -> Place {
-    let is_same = |found: &fs::Metadata| found.dev() == running.dev() && found.ino() == running.ino();
+fn place(root: &HostRoot, path: &str, is_deleted: bool, running: &FileKey) -> Place {
     match (fs::metadata(root.path(path)), is_deleted) {
-        (Ok(found), _) if is_same(&found) => Place::Here,
+        (Ok(found), _) if running.is_file(&found) => Place::Here,
         (Ok(_), true) => Place::Replaced,
         (Err(_), true) => Place::Deleted,
         (_, false) => Place::Elsewhere,
@@ -617,11 +636,41 @@ mod tests {
         let root = HostRoot::new(directory.path());
         write(directory.path(), "a", "1");
         write(directory.path(), "b", "2");
-        let running = fs::metadata(directory.path().join("a")).unwrap();
+        let running = FileKey::of(&fs::metadata(directory.path().join("a")).unwrap());
         assert_eq!(place(&root, "/a", false, &running), Place::Here);
         assert_eq!(place(&root, "/b", true, &running), Place::Replaced);
         assert_eq!(place(&root, "/b", false, &running), Place::Elsewhere);
         assert_eq!(place(&root, "/c", true, &running), Place::Deleted);
+    }
+
+    #[test]
+    fn while_packages_are_being_installed_what_is_known_stays() {
+        let directory = host();
+        let root = directory.path();
+        run(root, 30, "/usr/bin/mine");
+        let mut probe = probe(root, false);
+        assert_eq!(reasons(&sample_at(&mut probe, &at(0))), [reason("/usr/bin/mine", "present", "unpackaged")]);
+        // A list that goes while the lists are read: here one that leads nowhere.
+        symlink("/nowhere", root.join("var/lib/dpkg/info/half.list")).unwrap();
+        write(root, "var/lib/dpkg/status", "Package: half\n");
+        assert_eq!(sample_at(&mut probe, &at(1)).num_rows(), 0);
+        fs::remove_file(root.join("var/lib/dpkg/info/half.list")).unwrap();
+        write(root, "var/lib/dpkg/info/half.list", "/usr/bin/mine\n");
+        assert_eq!(reasons(&sample_at(&mut probe, &at(2))), [reason("/usr/bin/mine", "changed", "-")]);
+    }
+
+    #[test]
+    fn a_path_on_another_machine_is_not_followed() {
+        let directory = host();
+        let root = directory.path();
+        write(root, "proc/self/mountinfo", "1 0 0:9 / /nfs rw - nfs4 filer:/x rw\n");
+        write(root, "nfs/tool", "abc");
+        run(root, 30, "/nfs/tool");
+        let mut probe = probe(root, false);
+        assert_eq!(reasons(&sample_at(&mut probe, &at(0))), [reason("/nfs/tool", "present", "unpackaged")]);
+        let place =
+            |probe: &ExecutableProbe| probe.files.iter().find(|(id, _)| &*id.path == "/nfs/tool").unwrap().1.place;
+        assert_eq!(place(&probe), Place::Here);
     }
 
     /// On the machine the test runs on: a program that is deleted while it runs.

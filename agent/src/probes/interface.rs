@@ -18,7 +18,7 @@ mod bond;
 mod message;
 mod nic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -129,10 +129,10 @@ impl Probe for InterfaceProbe {
             self.read_files()?;
         }
         let is_described = tick.is_due(DESCRIBE_EVERY);
-        // Those that went; rarely looked for, because every one is compared with every other.
+        // Those that went; rarely looked for.
         if self.interfaces.len() > self.links.len() || is_described {
-            let links = &self.links;
-            self.interfaces.retain(|name, _| links.iter().any(|link| link.name == *name));
+            let there: BTreeSet<&str> = self.links.iter().map(|link| link.name.as_str()).collect();
+            self.interfaces.retain(|name, _| there.contains(name.as_str()));
         }
         for link in &self.links {
             let found = match self.interfaces.get_mut(&link.name) {

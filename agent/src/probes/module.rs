@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
@@ -113,12 +114,12 @@ impl ModuleProbe {
     }
 
     /// The modules now, with those that only one list has.
-    fn look(&mut self) -> BTreeMap<String, Module> {
-        let (mut modules, difference) = self.lists();
+    fn look(&mut self) -> Result<BTreeMap<String, Module>, ProbeError> {
+        let (mut modules, difference) = self.lists()?;
         if difference.is_empty() {
-            return modules;
+            return Ok(modules);
         }
-        let (again, still) = self.lists();
+        let (again, still) = self.lists()?;
         let hidden = difference.into_iter().filter(|found| still.contains(found));
         for (name, from) in hidden.collect::<Vec<_>>() {
             modules.entry(name).or_default().hidden_from = Some(from);
@@ -132,15 +133,20 @@ impl ModuleProbe {
             module.load_state = file("initstate");
             module.taint = file("taint").unwrap_or_default();
         }
-        modules
+        Ok(modules)
     }
 
     /// What `/proc/modules` lists, and what differs from it in `/sys/module`.
-    fn lists(&mut self) -> (BTreeMap<String, Module>, BTreeSet<(String, &'static str)>) {
-        // Kernels without modules have no such file.
-        let listed = parse_modules(self.list.read_if_there().unwrap_or_default());
+    fn lists(&mut self) -> Result<(BTreeMap<String, Module>, BTreeSet<(String, &'static str)>), ProbeError> {
+        let listed = match self.list.read() {
+            Ok(text) => parse_modules(text),
+            // Kernels without modules have no such file.
+            Err(ProbeError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => BTreeMap::new(),
+            // A list that cannot be read hides nothing.
+            Err(error) => return Err(error),
+        };
         let mut difference = BTreeSet::new();
-        let Ok(entries) = fs::read_dir(self.root.sys("module")) else { return (listed, difference) };
+        let Ok(entries) = fs::read_dir(self.root.sys("module")) else { return Ok((listed, difference)) };
         let shown: BTreeSet<String> =
             entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         for name in shown.iter().filter(|name| !listed.contains_key(*name)).take(MAX_MODULES) {
@@ -153,7 +159,7 @@ impl ModuleProbe {
         for (name, _) in listed.iter().filter(|(name, module)| is_live(module) && !shown.contains(*name)) {
             difference.insert((name.clone(), "sysfs"));
         }
-        (listed, difference)
+        Ok((listed, difference))
     }
 
     fn facts(&self, name: &str) -> Facts {
@@ -236,7 +242,7 @@ impl Probe for ModuleProbe {
             _ => {}
         }
         self.kernel = Some(kernel);
-        let now = self.look();
+        let now = self.look()?;
         let gone: Vec<String> = self.modules.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(known) = self.modules.remove(&name) {
@@ -383,6 +389,22 @@ mod tests {
         write(root, "sys/module/printk/parameters/time", "Y\n");
         let batch = sample_once(&mut ModuleProbe::new(&HostRoot::new(root), ModuleOptions {}));
         assert_eq!(texts(&batch, "hidden_from"), [None, Some("sysfs"), None]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_hides_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("proc/modules")).unwrap();
+        write(root, "sys/module/a/initstate", "live\n");
+        let mut probe = ModuleProbe::new(&HostRoot::new(root), ModuleOptions {});
+        let table = nodescope_model::catalogue::Catalogue::built_in();
+        let mut rows = Rows::new(table.get("module").unwrap());
+        assert!(matches!(probe.sample(&at(0), &mut rows), Err(ProbeError::Read { .. })));
+        assert_eq!(rows.len(), 1, "the kernel's row alone");
+        fs::remove_dir(root.join("proc/modules")).unwrap();
+        write(root, "proc/modules", "a 100 0 - Live 0x0\n");
+        assert_eq!(texts(&sample_at(&mut probe, &at(60)), "hidden_from"), [None]);
     }
 
     #[test]

@@ -15,7 +15,11 @@
 //! allocated per process. A server of 200 CPUs runs 2,000 threads of the kernel, which do next to nothing: they are
 //! read once a minute, and in between are taken to be as they were. So 500 programs cost some 5 ms in 10 s, half a
 //! thousandth of one CPU. `smaps_rollup` walks the page table, some 5 ms a gigabyte: it is read once a minute, for
-//! processes of up to [`PSS_MAX_BYTES`], until [`PSS_TIME`] is spent.
+//! processes of up to [`PSS_MAX_BYTES`], until [`PSS_TIME`] is spent. Before Linux 6.2 open files have to be listed to be
+//! counted, some 2 microseconds each, and a proxy has 100,000: see [`FEW_FILES`].
+//!
+//! `smaps_rollup` waits for the lock on the process's memory, and one that hangs in a driver holds that for ever. So a
+//! thread of its own reads it; while that hangs there are no shares, and all the rest is as ever.
 //!
 //! Command lines and environments are never read: people pass passwords in them.
 
@@ -26,6 +30,7 @@ use std::io::{self, Read, Seek};
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use nodescope_model::rows::Rows;
@@ -44,8 +49,22 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// The largest process whose proportional share of memory is read.
 const PSS_MAX_BYTES: u64 = 2 << 30;
 
+/// By so much, in microseconds, the time of the kernel's start changes while the clock is only steered.
+const CLOCK_WAVERS: u64 = 5_000_000;
+
 /// The time that reading shares may take, once a minute.
 const PSS_TIME: Duration = Duration::from_millis(30);
+
+/// What that thread needs.
+const SHARES_STACK: usize = 128 * 1024;
+
+/// How long shares are waited for: they are read by then, or the thread that reads them hangs.
+const PSS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where open files are counted by listing them: a process with room for more is counted once a minute, and one with
+/// room for more than [`MANY_FILES`] not at all.
+const FEW_FILES: i64 = 4096;
+const MANY_FILES: i64 = 32_768;
 
 /// Owners of accelerators listed at the most; more are among the others.
 const MAX_OWNERS: usize = 256;
@@ -86,7 +105,9 @@ pub struct ProcessProbe {
     path: String,
     entries: Vec<MaybeUninit<u8>>,
     looker: Arc<Mutex<Looker>>,
-    /// When the kernel started, microseconds since 1970. Read once, so that `started` does not waver with the clock.
+    shares: Shares,
+    /// When the kernel started, microseconds since 1970. Kept, so that `started` does not waver with the clock, unless
+    /// that was set.
     booted: Option<i64>,
     ticks_per_second: u64,
     page_size: u64,
@@ -110,6 +131,7 @@ impl ProcessProbe {
             path: String::with_capacity(64),
             entries: vec![MaybeUninit::uninit(); DIRECTORY_BUFFER],
             looker: Looker::of(&options.root),
+            shares: Shares::new(&options.root),
             booted: None,
             ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
             page_size: rustix::param::page_size() as u64,
@@ -185,6 +207,7 @@ impl ProcessProbe {
         process: &Process,
         top_by: &'static str,
         holder: Option<&Holder>,
+        is_seldom: bool,
         pss: Option<u64>,
         rows: &mut Rows,
     ) {
@@ -193,6 +216,9 @@ impl ProcessProbe {
             |file: &str| String::from_utf8_lossy(&fs::read(directory.join(file)).unwrap_or_default()).into_owned();
         let (status, cgroups, io) = (text("status"), text("cgroup"), text("io"));
         let (cgroup, owner) = placement(&cgroups);
+        // The room that its table of files has is never less than what it has open.
+        let room = parse_number(&status, "FDSize:").unwrap_or(0);
+        let may_list = room <= if is_seldom { MANY_FILES } else { FEW_FILES };
         let accelerators = holder.map(|holder| i64::try_from(holder.cards.len()).unwrap_or(i64::MAX));
         rows.begin()
             .int("pid", i64::from(process.pid))
@@ -219,7 +245,7 @@ impl ProcessProbe {
             .count("major_faults", process.major_faults)
             .int("read_bytes", parse_number(&io, "read_bytes:"))
             .int("write_bytes", parse_number(&io, "write_bytes:"))
-            .int("open_files", open_files(&directory.join("fd"), self.is_procfs))
+            .int("open_files", open_files(&directory.join("fd"), self.is_procfs, may_list))
             .int("accelerators", accelerators);
     }
 
@@ -252,15 +278,72 @@ impl ProcessProbe {
         self.booted?.checked_add(start_ticks.checked_mul(1_000_000)? / per_second)
     }
 
-    /// Its share of the memory it holds: pages that several hold count for each in part.
-    fn pss(&self, process: &Process) -> Option<u64> {
-        let bytes = process.resident_pages.checked_mul(self.page_size)?;
-        if bytes == 0 || bytes > PSS_MAX_BYTES {
-            return None;
-        }
-        let text = fs::read_to_string(self.root.proc(format!("{}/smaps_rollup", process.pid))).ok()?;
-        parse_pss(&text)
+    /// The shares of the memory that these hold.
+    fn pss(&mut self, listed: &BTreeMap<usize, &'static str>) -> BTreeMap<u32, u64> {
+        let is_small = |process: &&Process| {
+            let bytes = process.resident_pages.saturating_mul(self.page_size);
+            (1..=PSS_MAX_BYTES).contains(&bytes)
+        };
+        let processes = listed.keys().filter_map(|at| self.now.get(*at));
+        self.shares.read(processes.filter(is_small).map(|process| process.pid).collect())
     }
+}
+
+/// Reads shares of memory, in which pages that several processes hold count for each in part. A process that hangs can
+/// hold up the reading, so that it is done by a thread that can be left to wait.
+struct Shares {
+    root: HostRoot,
+    thread: Option<(SyncSender<Vec<u32>>, Receiver<BTreeMap<u32, u64>>)>,
+    /// Whether the answer to an earlier question has not come.
+    is_waiting: bool,
+}
+
+impl Shares {
+    fn new(root: &HostRoot) -> Self {
+        Self { root: root.clone(), thread: None, is_waiting: false }
+    }
+
+    /// The shares of those processes that could be read in the time there is, by number.
+    fn read(&mut self, pids: Vec<u32>) -> BTreeMap<u32, u64> {
+        if self.thread.is_none() {
+            self.thread = start_reading(self.root.clone());
+        }
+        let Some((ask, answers)) = &self.thread else { return BTreeMap::new() };
+        let mut answer = Ok(BTreeMap::new());
+        if self.is_waiting {
+            // What it says so late is of the minute before.
+            answer = answers.recv_timeout(Duration::ZERO);
+        }
+        if answer.is_ok() && ask.try_send(pids).is_ok() {
+            answer = answers.recv_timeout(PSS_PATIENCE);
+        }
+        self.is_waiting = matches!(answer, Err(RecvTimeoutError::Timeout));
+        if matches!(answer, Err(RecvTimeoutError::Disconnected)) {
+            self.thread = None;
+        }
+        answer.unwrap_or_default()
+    }
+}
+
+/// Starts the thread, which ends with whoever asks it; `None` when the system gives none.
+fn start_reading(root: HostRoot) -> Option<(SyncSender<Vec<u32>>, Receiver<BTreeMap<u32, u64>>)> {
+    let (ask, asked) = sync_channel::<Vec<u32>>(1);
+    let (answer, answers) = sync_channel(1);
+    let work = move || {
+        while let Ok(pids) = asked.recv() {
+            let since = Instant::now();
+            let in_time = pids.into_iter().take_while(|_| since.elapsed() < PSS_TIME);
+            let shares = in_time.filter_map(|pid| {
+                let text = fs::read_to_string(root.proc(format!("{pid}/smaps_rollup"))).ok()?;
+                Some((pid, parse_pss(&text)?))
+            });
+            if answer.send(shares.collect()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("shares".to_owned()).stack_size(SHARES_STACK).spawn(work).ok()?;
+    Some((ask, answers))
 }
 
 impl Probe for ProcessProbe {
@@ -269,11 +352,15 @@ impl Probe for ProcessProbe {
     }
 
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
-        if self.booted.is_none() {
-            let stat = fs::read_to_string(self.root.proc("stat")).unwrap_or_default();
-            self.booted = parse_number(&stat, "btime").and_then(|seconds| seconds.checked_mul(1_000_000));
-        }
         let is_seldom = tick.is_due(SELDOM);
+        if self.booted.is_none() || is_seldom {
+            let stat = fs::read_to_string(self.root.proc("stat")).unwrap_or_default();
+            let booted = parse_number(&stat, "btime").and_then(|seconds| seconds.checked_mul(1_000_000));
+            let is_set = |kept: i64| booted.is_some_and(|booted| booted.abs_diff(kept) > CLOCK_WAVERS);
+            if self.booted.is_none_or(is_set) {
+                self.booted = booted;
+            }
+        }
         self.read_all(is_seldom)?;
         let mut listed: BTreeMap<usize, &'static str> = BTreeMap::new();
         for at in self.top(Self::used) {
@@ -294,11 +381,11 @@ impl Probe for ProcessProbe {
                 listed.entry(at).or_insert("accelerator");
             }
         }
-        let since = Instant::now();
+        let shares = if is_seldom { self.pss(&listed) } else { BTreeMap::new() };
         for (at, top_by) in &listed {
             let process = &self.now[*at];
-            let pss = if is_seldom && since.elapsed() < PSS_TIME { self.pss(process) } else { None };
-            self.append(process, top_by, holder_of(process), pss, rows);
+            let pss = shares.get(&process.pid).copied();
+            self.append(process, top_by, holder_of(process), is_seldom, pss, rows);
         }
         self.append_others(&listed, rows);
         Ok(())
@@ -383,13 +470,16 @@ fn parse_pss(text: &str) -> Option<u64> {
 }
 
 /// How many files a process holds open. The kernel's own directory tells it as its size since Linux 6.2; else the
-/// entries are counted, which only the owner and root may do.
-fn open_files(directory: &Path, is_procfs: bool) -> Option<i64> {
+/// entries are counted, if they may be listed, which only the owner and root may do.
+fn open_files(directory: &Path, is_procfs: bool, may_list: bool) -> Option<i64> {
     if is_procfs
         && let Ok(metadata) = fs::metadata(directory)
         && metadata.len() > 0
     {
         return i64::try_from(metadata.len()).ok();
+    }
+    if !may_list {
+        return None;
     }
     i64::try_from(fs::read_dir(directory).ok()?.count()).ok()
 }
@@ -502,6 +592,35 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_sets_the_times_of_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = directory.path().join("proc/10");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 0 5000 20").unwrap();
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        for (btime, started) in [(36_000, 36_000), (36_003, 36_000), (7_200, 7_200)] {
+            fs::write(directory.path().join("proc/stat"), format!("cpu 1\nbtime {btime}\n")).unwrap();
+            let batch = sample_once(&mut probe);
+            let times = batch.column_by_name("started").unwrap().as_primitive::<TimestampMicrosecondType>();
+            assert_eq!(times.value(0), started * 1_000_000);
+        }
+    }
+
+    #[test]
+    fn many_open_files_are_listed_seldom() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = directory.path().join("proc/10");
+        fs::create_dir_all(process.join("fd/3")).unwrap();
+        fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 1 5000 20").unwrap();
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        for (room, then, at_the_minute) in [(256, Some(1), Some(1)), (8192, None, Some(1)), (65_536, None, None)] {
+            fs::write(process.join("status"), format!("Uid:\t1\t1\t1\t1\nFDSize:\t{room}\n")).unwrap();
+            assert_eq!(ints(&sample(&mut probe), "open_files")[0], then, "{room}");
+            assert_eq!(ints(&sample_once(&mut probe), "open_files")[0], at_the_minute, "{room}");
+        }
+    }
+
+    #[test]
     fn a_root_without_processes_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let root = HostRoot::new(directory.path());
@@ -547,6 +666,31 @@ mod tests {
         fs::remove_dir_all(&process).unwrap();
         assert!(at(70).is_empty());
         assert!(probe.now.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_hangs_costs_only_the_shares() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = directory.path().join("proc/10");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("stat"), "10 (p) S 1 0 0 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 1 5000 20").unwrap();
+        // Who opens a pipe waits for whoever writes to it.
+        let (pipe, file) = (process.join("smaps_rollup"), process.join("kept"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        fs::write(&file, "Pss:  12 kB\n").unwrap();
+        let mut probe = ProcessProbe::new(&ProbeOptions { root: HostRoot::new(directory.path()), ..fixture_options() });
+        let mut pss = || ints(&sample_once(&mut probe), "proportional_bytes")[0];
+        assert_eq!(pss(), None);
+        let since = Instant::now();
+        assert_eq!(pss(), None);
+        assert!(since.elapsed() < PSS_PATIENCE, "it is not waited for again");
+        drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+        fs::rename(&file, &pipe).unwrap();
+        let found = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            pss()
+        });
+        assert_eq!(found, Some(12 * 1024));
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! intruder does. Both are here.
 //!
 //! One call (`ListUnitsByPatterns`, since systemd 230) gives the states of all units; the rest are properties, each a
-//! call of its own. They are asked for only when a unit's state has changed, but for the count of restarts, which grows
-//! while the state stays: it is asked for once a minute, a few units at each tick, so that process 1 is not asked for
-//! hundreds of values at once. A unit whose state has changed comes at that tick, all units come every 30 s.
+//! call of its own. They are asked for only when a unit's state has changed, but for the count of restarts and the time
+//! it became active, which change while the state stays (who restarts a unit by hand is done before the next tick): these
+//! are asked for once a minute, a few units at each tick, so that process 1 is not asked for hundreds of values at once. A unit whose state has changed comes at that tick, all units come every 30 s.
 //!
 //! "Loaded" means that systemd has the unit in memory. A service that has stopped, that nothing wants and that did not
 //! fail, is forgotten: its last row says `unloaded`.
@@ -38,7 +38,7 @@ const MAX_UNITS: usize = 500;
 /// How often all units are told.
 const ALL_EVERY: Duration = Duration::from_secs(30);
 
-/// The count of restarts of every unit is asked for within so many ticks.
+/// The count of restarts of every unit, and since when it is active, are asked for within so many ticks.
 const REFRESH_TICKS: usize = 6;
 
 /// What the probe needs to know.
@@ -124,6 +124,9 @@ const PROPERTIES: &[(&str, &str)] = &[
     (SERVICE, "Type"),
 ];
 
+/// Place among them of the time a unit became active.
+const ACTIVE_SINCE: usize = 0;
+
 /// Place of the count of restarts among them.
 const RESTARTS: usize = 1;
 
@@ -138,7 +141,7 @@ impl Known {
             _ => None,
         };
         match property {
-            0 => self.active_since = number.filter(|micros| *micros > 0),
+            ACTIVE_SINCE => self.active_since = number.filter(|micros| *micros > 0),
             RESTARTS => self.restarts = number,
             2 => self.main_pid = number.filter(|pid| *pid > 0),
             3 => self.result = text,
@@ -246,7 +249,23 @@ impl ServiceProbe {
         changed
     }
 
-    /// What to ask for: everything of those that changed, the restarts of those whose turn it is.
+    /// Makes changes that could not be asked about changes of the next tick, so that they are told then.
+    fn take_back(&mut self, changed: Vec<(String, Option<String>)>) {
+        for (name, before) in changed {
+            match (before, self.units.get_mut(&name)) {
+                (Some(before), Some(known)) => {
+                    known.active = before;
+                    // No state is called so.
+                    known.sub.clear();
+                }
+                _ => {
+                    self.units.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// What to ask for: everything of those that changed, and of those whose turn it is what tells a restart.
     fn plan(&mut self, changed: &[(String, Option<String>)]) {
         self.asked.clear();
         for (name, _) in changed {
@@ -262,6 +281,7 @@ impl ServiceProbe {
             for _ in 0..count {
                 let Some(name) = self.turn.pop() else { break };
                 if self.units.contains_key(&name) && !changed.iter().any(|(other, _)| *other == name) {
+                    self.asked.push((name.clone(), ACTIVE_SINCE));
                     self.asked.push((name, RESTARTS));
                 }
             }
@@ -299,10 +319,12 @@ impl ServiceProbe {
         for ((name, property), reply) in chunk.iter().zip(&replies) {
             let value = reply.values().ok().and_then(|mut values| values.variant());
             let Some(unit) = self.units.get_mut(name) else { continue };
-            let before = unit.restarts;
+            let before = (unit.restarts, unit.active_since);
             unit.set(*property, value);
-            if *property == RESTARTS && before.is_some() && before != unit.restarts {
-                again.extend((0..PROPERTIES.len()).filter(|p| *p != RESTARTS).map(|p| (name.clone(), p)));
+            let is_restarted =
+                before.0.is_some() && before.0 != unit.restarts || before.1.is_some() && before.1 != unit.active_since;
+            if is_restarted && !again.iter().any(|(known, _)| known == name) {
+                again.extend((0..PROPERTIES.len()).map(|property| (name.clone(), property)));
             }
         }
         Ok(())
@@ -338,7 +360,10 @@ impl ServiceProbe {
         listed.truncate(MAX_UNITS);
         let changed = self.take(&listed);
         self.plan(&changed);
-        self.ask(bus)?;
+        if let Err(error) = self.ask(bus) {
+            self.take_back(changed);
+            return Err(error);
+        }
 
         for (name, before) in &changed {
             self.put(rows, name, before.as_deref());
@@ -466,10 +491,12 @@ mod tests {
         active: &'static str,
         sub: &'static str,
         restarts: u32,
+        since: u64,
+        pid: u32,
     }
 
     fn unit(name: &'static str, active: &'static str, sub: &'static str) -> Unit {
-        Unit { name, load: "loaded", active, sub, restarts: 0 }
+        Unit { name, load: "loaded", active, sub, restarts: 0, since: 1_699_000_000_000_000, pid: 812 }
     }
 
     fn respond(units: &[Unit], asked: &Asked, old: bool) -> Result<Vec<u8>, String> {
@@ -490,9 +517,9 @@ mod tests {
                     "SystemState" => out.signature("s").text("degraded"),
                     "NFailedUnits" => out.signature("u").u32(1),
                     "NRestarts" => out.signature("u").u32(unit.map_or(0, |unit| unit.restarts)),
-                    "MainPID" => out.signature("u").u32(812),
+                    "MainPID" => out.signature("u").u32(unit.map_or(0, |unit| unit.pid)),
                     "Result" => out.signature("s").text("success"),
-                    "ActiveEnterTimestamp" => out.signature("t").u64(1_699_000_000_000_000),
+                    "ActiveEnterTimestamp" => out.signature("t").u64(unit.map_or(0, |unit| unit.since)),
                     _ => return Err("org.freedesktop.DBus.Error.UnknownProperty".to_owned()),
                 };
             }
@@ -567,6 +594,38 @@ mod tests {
         }
         let batch = sample_at(&mut probe, &AT_HALF_A_MINUTE);
         assert_eq!(ints(&batch, "restarts")[row_of(&batch, "unit", "b.service")], Some(9));
+    }
+
+    #[test]
+    fn a_unit_restarted_by_hand_has_another_process_within_a_minute() {
+        let host = Host::new(vec![unit("a.service", "active", "running"), unit("b.mount", "active", "mounted")], false);
+        let mut probe = host.probe(&["*"]);
+        sample_at(&mut probe, &FIRST_TICK);
+        {
+            // systemd counts none, and the unit is active before and after.
+            let restarted = &mut host.units.lock()[0];
+            (restarted.since, restarted.pid) = (1_700_000_000_000_000, 4242);
+        }
+        for _ in 0..REFRESH_TICKS {
+            sample_at(&mut probe, &NEXT);
+        }
+        let batch = sample_at(&mut probe, &AT_HALF_A_MINUTE);
+        assert_eq!(ints(&batch, "main_pid")[row_of(&batch, "unit", "a.service")], Some(4242));
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_asked_about_is_one_of_the_next_tick() {
+        let mut probe = ServiceProbe::new(&HostRoot::new("/nowhere"), ServiceOptions::default());
+        let listed = |name, active| Listed { name, load: "loaded", active, sub: "x", path: "/" };
+        let both = [listed("a.service", "active"), listed("b.service", "active")];
+        let first = probe.take(&both[..1]);
+        assert_eq!(first, [("a.service".to_owned(), None)]);
+        let second = [listed("a.service", "failed"), both[1]];
+        let changed = probe.take(&second);
+        assert_eq!(changed.len(), 2);
+        probe.take_back(changed.clone());
+        assert_eq!(probe.take(&second), changed);
+        assert!(probe.take(&second).is_empty());
     }
 
     #[test]

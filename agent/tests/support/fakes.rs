@@ -146,6 +146,22 @@ impl Fake {
             .output()
             .expect("these tests need a C compiler, `cc`");
         assert!(compiled.status.success(), "{c_file}:\n{}", String::from_utf8_lossy(&compiled.stderr));
+        Self::of(directory, vendor, BTreeMap::from([(vendor, library.clone())]), library.with_extension("so.mode"))
+    }
+
+    /// A probe of a vendor whose driver tells in files. The host's root is an empty folder to be filled.
+    pub fn of_files(vendor: VendorId) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = directory.path().join("mode");
+        Self::of(directory, vendor, BTreeMap::new(), mode)
+    }
+
+    fn of(
+        directory: tempfile::TempDir,
+        vendor: VendorId,
+        libraries: BTreeMap<VendorId, PathBuf>,
+        mode: PathBuf,
+    ) -> Self {
         let root = directory.path().join("root");
         std::fs::create_dir(&root).unwrap();
         let options = AcceleratorOptions {
@@ -153,7 +169,7 @@ impl Fake {
                 program: env!("CARGO_BIN_EXE_nodescope-agent").into(),
                 arguments: vec!["accelerator-worker".into()],
             },
-            libraries: BTreeMap::from([(vendor, library.clone())]),
+            libraries,
             deadline: DEADLINE,
             kill_after: None,
         };
@@ -162,7 +178,7 @@ impl Fake {
             tables: Tables::of(&probe, &Catalogue::built_in()).unwrap(),
             probe,
             place: Place { node: "n".to_owned(), host: "h".to_owned() },
-            mode: library.with_extension("so.mode"),
+            mode,
             root,
             vendor,
             ts_micros: 1_700_000_000_000_000,

@@ -5,14 +5,18 @@
 //! inside a tick, cards that appear and vanish, whose processes those are) is not its business: `worker` does that.
 
 mod amd;
+mod amdgpu_sysfs;
 mod ascend;
 mod cambricon;
+mod common;
 mod enflame;
+mod gpu_metrics;
 mod hygon;
 mod iluvatar;
 mod metax;
 mod moore_threads;
 mod nvidia;
+mod rsmi;
 
 use std::path::{Path, PathBuf};
 

@@ -294,7 +294,10 @@ impl Cards {
             self.cards.retain(|name, _| present.clone().any(|(there, _)| there == name));
         }
         let Some(optics) = &mut self.optics else { return };
-        let waited = |at: Option<i64>| at.map_or(i64::MAX, |at| tick.ts_micros.saturating_sub(at));
+        // A time yet to come is of a clock that was set back since, and no reason to wait for it.
+        let waited = |at: Option<i64>| {
+            at.map(|at| tick.ts_micros.saturating_sub(at)).filter(|waited| *waited >= 0).unwrap_or(i64::MAX)
+        };
         let longest = self.cards.iter_mut().max_by_key(|(_, card)| waited(card.measured_at));
         let Some((name, card)) = longest.filter(|(_, card)| waited(card.measured_at) >= MEASURE_EVERY_MICROS) else {
             return;

@@ -52,10 +52,10 @@ const MAX_EVENTS: usize = 1_000;
 const BACK: Duration = Duration::from_secs(60);
 
 /// An announcement that nothing followed counts after this.
-const HOLD: i64 = 30_000_000;
+const HOLD: u64 = 30_000_000;
 
 /// A connection is remembered for so long: sshd closes one that nobody authenticates after two minutes.
-const REMEMBER: i64 = 600_000_000;
+const REMEMBER: u64 = 600_000_000;
 
 /// Connections, terminals and sessions remembered.
 const MAX_REMEMBERED: usize = 4_096;
@@ -184,14 +184,18 @@ impl Connections {
     }
 
     fn release(&mut self, key: &(String, u16)) -> Option<Told> {
-        let at = self.held.iter().position(|held| key_of(&held.event).is_some_and(|other| other == *key))?;
+        // Compared in place: while passwords are being guessed, thousands wait here.
+        let is_it =
+            |event: &Event| event.source_port == Some(key.1) && event.source_address.as_deref() == Some(key.0.as_str());
+        let at = self.held.iter().position(|held| is_it(&held.event))?;
         self.held.remove(at)
     }
 
     /// What nothing followed.
     fn expire(&mut self, now: i64, out: &mut Vec<Told>) {
-        self.told.retain(|_, at| now - *at < REMEMBER);
-        while self.held.front().is_some_and(|held| now - held.at >= HOLD) {
+        // What is far ahead is from before the clock was set back.
+        self.told.retain(|_, at| now.abs_diff(*at) < REMEMBER);
+        while self.held.front().is_some_and(|held| now.abs_diff(held.at) >= HOLD) {
             let Some(held) = self.held.pop_front() else { break };
             if let Some(key) = key_of(&held.event) {
                 self.note(key, held.at);
@@ -506,6 +510,14 @@ impl Probe for LoginProbe {
     fn sample(&mut self, tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         if self.journals.is_none() {
             self.begin(tick);
+        }
+        // A clock that was ahead when the agent started, as that of a host whose hardware keeps local time, and was set
+        // right since: what happens now is not from before the agent.
+        if tick.ts_micros < self.since {
+            self.since = tick.ts_micros.saturating_sub(i64::try_from(BACK.as_micros()).unwrap_or(0));
+            if let Some(journals) = &mut self.journals {
+                journals.begin_since(self.since);
+            }
         }
         let mut told = Vec::new();
         let has_wtmp = self.read_wtmp(&mut told);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -63,6 +63,14 @@ impl Journals {
         !self.files.is_empty()
     }
 
+    /// Files and programs not read yet are read from this time on.
+    pub(super) fn begin_since(&mut self, since: i64) {
+        self.since = u64::try_from(since).unwrap_or(0);
+        for file in self.files.values_mut() {
+            file.journal.begin_since(self.since);
+        }
+    }
+
     /// Looks for files: new ones are opened, those archived are marked, those gone are let go.
     pub(super) fn scan(&mut self) {
         let first = !std::mem::replace(&mut self.scanned, true);
@@ -76,7 +84,10 @@ impl Journals {
                 if !name.starts_with("system") && !name.starts_with("user-") {
                     continue;
                 }
-                let inode = entry.ino();
+                // Not the number in the directory: on an overlay of two file systems that is another one, and every
+                // file would be new each time.
+                let Ok(meta) = entry.metadata() else { continue };
+                let inode = meta.ino();
                 there.push(inode);
                 let is_archived = name.contains('@');
                 if let Some(file) = self.files.get_mut(&inode) {
@@ -85,10 +96,7 @@ impl Journals {
                     if self.files.len() < MAX_FILES {
                         open(&mut self.files, &entry.path(), &self.remembered, self.since, false);
                     }
-                } else if first
-                    && let Ok(meta) = entry.metadata()
-                    && meta.mtime() >= i64::try_from(self.since / 1_000_000).unwrap_or(i64::MAX)
-                {
+                } else if first && meta.mtime() >= i64::try_from(self.since / 1_000_000).unwrap_or(i64::MAX) {
                     archived.push((meta.mtime(), entry.path()));
                 }
             }

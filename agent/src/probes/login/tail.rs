@@ -153,8 +153,8 @@ fn renamed(path: &Path, inode: u64) -> Option<File> {
     let name = path.file_name()?.to_str()?;
     let entries = std::fs::read_dir(path.parent()?).ok()?;
     let entry = entries.flatten().find(|entry| {
-        std::os::unix::fs::DirEntryExt::ino(entry) == inode
-            && entry.file_name().to_str().is_some_and(|other| other.starts_with(name))
+        entry.file_name().to_str().is_some_and(|other| other.starts_with(name))
+            && entry.metadata().is_ok_and(|meta| meta.ino() == inode)
     })?;
     File::open(entry.path()).ok()
 }

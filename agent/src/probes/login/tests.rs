@@ -83,6 +83,19 @@ fn a_restart_neither_repeats_nor_misses() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_hides_nothing() {
+    let host = Host::new();
+    host.log("22:13:15", "sshd[1]: Invalid user ftp from 203.0.113.1 port 4");
+    let mut probe = host.probe();
+    assert_eq!(sample_at(&mut probe, &FIRST_TICK).num_rows(), 0);
+    let eight_hours = 8 * 3_600_000_000;
+    let at = |seconds: i64| Tick { ts_micros: FIRST_TICK.ts_micros - eight_hours + seconds * 1_000_000, first: false };
+    assert_eq!(texts(&sample_at(&mut probe, &at(10)), "user"), [Some("ftp")], "nothing will follow");
+    host.log("14:13:35", "sshd[2]: Failed password for root from 203.0.113.1 port 1 ssh2");
+    assert_eq!(texts(&sample_at(&mut probe, &at(20)), "user"), [Some("root")]);
+}
+
+#[test]
 fn the_journal_goes_before_the_text() {
     let host = Host::new();
     let id = "00112233445566778899aabbccddeeff";
