@@ -130,7 +130,8 @@ fn a_full_disk_costs_cadence_and_is_survived() {
 
 #[test]
 fn a_clock_that_is_set_makes_no_gap_and_no_flood() {
-    let libraries = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    let libraries =
+        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
     let Some(library) = libraries.into_iter().find(|path| Path::new(path).exists()) else {
         eprintln!("skipped: libfaketime is not installed");
         return;
@@ -144,7 +145,8 @@ fn a_clock_that_is_set_makes_no_gap_and_no_flood() {
     command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
     command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let agent = Agent::run(&mut command);
-    let rows = |series: &BTreeMap<String, f64>| series.get("nodescope_agent_publisher_rows_total").copied().unwrap_or(0.0);
+    let rows =
+        |series: &BTreeMap<String, f64>| series.get("nodescope_agent_publisher_rows_total").copied().unwrap_or(0.0);
     agent.until("it samples", |series| rows(series) > 20.0);
     // An hour forward, and then two back.
     for step in ["+3600\n", "-3600\n"] {
@@ -154,7 +156,12 @@ fn a_clock_that_is_set_makes_no_gap_and_no_flood() {
         agent.until("it goes on sampling", |series| rows(series) > before + 40.0);
         assert!(began.elapsed() < Duration::from_secs(30), "the ticks went on by the clock as it is now");
     }
-    let skipped = agent.series().iter().filter(|(name, _)| name.starts_with("nodescope_agent_skipped_total")).map(|(_, n)| n).sum::<f64>();
+    let skipped = agent
+        .series()
+        .iter()
+        .filter(|(name, _)| name.starts_with("nodescope_agent_skipped_total"))
+        .map(|(_, n)| n)
+        .sum::<f64>();
     assert!(skipped < 20.0, "an hour's ticks are not caught up with: {skipped}");
 }
 
@@ -168,7 +175,8 @@ mod small {
     impl Mounted {
         pub(crate) fn at(path: &Path, options: &str) -> Option<Self> {
             let options = std::ffi::CString::new(options).ok()?;
-            rustix::mount::mount("small", path, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str()).ok()?;
+            rustix::mount::mount("small", path, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
+                .ok()?;
             Some(Self(path.to_owned()))
         }
     }
