@@ -18,7 +18,7 @@ use rustix::fs::statvfs;
 use crate::accelerators::pci;
 use crate::once::{self, Sampled};
 use crate::privileges::{Held, PRIVILEGES, Powers};
-use crate::publisher::producer_config;
+use crate::publisher::{producer_config, without_value};
 use crate::settings::AgentSettings;
 
 /// Longest wait for the broker.
@@ -171,8 +171,9 @@ fn broker(settings: &AgentSettings, out: &mut dyn Write) -> io::Result<bool> {
         Err(error) => {
             writeln!(
                 out,
-                "Broker: {} does not answer: {error}; the agent would keep its records in the spool",
-                kafka.brokers
+                "Broker: {} does not answer: {}; the agent would keep its records in the spool",
+                kafka.brokers,
+                without_value(&error)
             )?;
             Ok(false)
         }

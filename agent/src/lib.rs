@@ -110,12 +110,11 @@ pub async fn run(
         if new.data_dir != settings.data_dir || new.metrics_address != settings.metrics_address {
             tracing::warn!("agent.data_dir and agent.metrics_address change with the next start");
             (new.data_dir, new.metrics_address) = (settings.data_dir.clone(), settings.metrics_address);
+            // It lies below the former.
+            new.probes.allocation.state.clone_from(&settings.probes.allocation.state);
         }
         running.end().await;
-        // Records of the new run are numbered anew: it is another boot of the same installation.
-        if let Err(error) = agent.installation.begin_again(&settings.data_dir) {
-            tracing::error!(error = nodescope_service::errors::chain(&error), "the next run's number cannot be kept");
-        }
+        agent.begin_again(&settings);
         running = match Running::begin(&agent, &new) {
             Ok(running) => {
                 settings = new;
@@ -124,6 +123,8 @@ pub async fn run(
             }
             Err(error) => {
                 reload.refused(&nodescope_service::errors::chain(&error));
+                // The one that failed may have given numbers to records.
+                agent.begin_again(&settings);
                 Running::begin(&agent, &settings)?
             }
         };
@@ -140,6 +141,15 @@ struct Agent {
     metrics: AgentMetrics,
     exposition: Arc<Exposition>,
     reload: Arc<Mutex<ReloadFacts>>,
+}
+
+impl Agent {
+    /// Records of the next run are numbered anew: it is another boot of the same installation.
+    fn begin_again(&mut self, settings: &AgentSettings) {
+        if let Err(error) = self.installation.begin_again(&settings.data_dir) {
+            tracing::error!(error = nodescope_service::errors::chain(&error), "the next run's number cannot be kept");
+        }
+    }
 }
 
 /// Probes and a publisher at work.
@@ -170,9 +180,19 @@ impl Running {
             agent.metrics.clone(),
             &CancellationToken::new(),
         )?);
+        let ticker = Self::ticker(agent, settings, &publisher).inspect_err(|_| {
+            // Two of them must never be at work on one spool.
+            publisher.finish();
+        })?;
+        let ticking = tokio::spawn(ticker.run(stop.clone()));
+        Ok(Self { publisher, ticking, stop })
+    }
+
+    /// All probes, with what they sample on its way to the publisher.
+    fn ticker(agent: &Agent, settings: &AgentSettings, publisher: &Arc<Publisher>) -> Result<Ticker, TickerError> {
         // Probes' threads may outlive the ticker for as long as their hosts' files make them wait.
         let sink: Sink = {
-            let publisher = Arc::downgrade(&publisher);
+            let publisher = Arc::downgrade(publisher);
             let exposition = agent.exposition.clone();
             // A probe may fill further tables beside its own.
             let without = settings.without.clone();
@@ -210,8 +230,7 @@ impl Running {
         ));
         let of_own = ProbeFacts::new(own.table(), ticker.interval_of(&agent.catalogue, own.as_ref())?);
         ticker.add(own, of_own, &agent.catalogue, &place, &sink)?;
-        let ticking = tokio::spawn(ticker.run(stop.clone()));
-        Ok(Self { publisher, ticking, stop })
+        Ok(ticker)
     }
 
     /// Ends the probes, and the publisher with what it has.

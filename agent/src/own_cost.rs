@@ -2,6 +2,7 @@
 //!
 //! An agent that costs more than it tells is worse than none, so this is a probe like the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nodescope_model::rows::Rows;
@@ -24,6 +25,7 @@ pub struct OwnCost {
     publisher: Option<Arc<Mutex<PublisherFacts>>>,
     governor: Governor,
     reload: Arc<Mutex<ReloadFacts>>,
+    workers: Workers,
 }
 
 impl OwnCost {
@@ -34,7 +36,7 @@ impl OwnCost {
         governor: Governor,
         reload: Arc<Mutex<ReloadFacts>>,
     ) -> Self {
-        Self { probes, publisher, governor, reload }
+        Self { probes, publisher, governor, reload, workers: Workers::default() }
     }
 }
 
@@ -66,7 +68,9 @@ impl Probe for OwnCost {
                 .text("last_error", error.as_deref());
         }
         let used = cpu_time(ClockId::ProcessCPUTime);
-        let workers = Workers::read();
+        self.workers.read();
+        let workers = &self.workers;
+        let has_workers = workers.count > 0 || !workers.cpu.is_zero();
         self.governor.judge(Instant::now(), used + workers.cpu);
         let reload = self.reload.lock().clone();
         let mut row = rows.begin();
@@ -76,7 +80,7 @@ impl Probe for OwnCost {
             .count("resident_bytes", resident_bytes("self"))
             .int("clock_offset_microseconds", crate::abi::clock::offset_us())
             .count("workers", workers.count)
-            .float("workers_cpu_seconds", (workers.count > 0).then_some(workers.cpu.as_secs_f64()))
+            .float("workers_cpu_seconds", has_workers.then_some(workers.cpu.as_secs_f64()))
             .count("workers_resident_bytes", (workers.count > 0).then_some(workers.resident_bytes))
             .float("cpu_budget_ratio", self.governor.budget())
             .count("stretch", u64::from(self.governor.factor()))
@@ -101,22 +105,36 @@ impl Probe for OwnCost {
 #[derive(Debug, Default)]
 struct Workers {
     count: u64,
+    /// Of those that have ended, too: it never goes back.
     cpu: Duration,
     resident_bytes: u64,
+    /// What each had used when last seen.
+    known: BTreeMap<u32, Duration>,
 }
 
 impl Workers {
-    fn read() -> Self {
-        let mut all = Self::default();
+    fn read(&mut self) {
+        (self.count, self.resident_bytes) = (0, 0);
         let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        let mut used = BTreeMap::new();
         for pid in accelerators::workers() {
             let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
             let Some(stat) = parse_stat(&stat) else { continue };
-            all.count += 1;
-            all.cpu += Duration::from_millis(stat.cpu_ticks * 1000 / ticks_per_second);
-            all.resident_bytes += resident_bytes(&pid.to_string()).unwrap_or(0);
+            self.count += 1;
+            used.insert(pid, Duration::from_millis(stat.cpu_ticks.saturating_mul(1000) / ticks_per_second));
+            self.resident_bytes += resident_bytes(&pid.to_string()).unwrap_or(0);
         }
-        all
+        self.add(used);
+    }
+
+    /// Takes in what those that run have used so far.
+    fn add(&mut self, used: BTreeMap<u32, Duration>) {
+        for (pid, now) in &used {
+            // Less than before is another process of the same number.
+            let before = self.known.get(pid).filter(|before| *before <= now).copied().unwrap_or_default();
+            self.cpu += *now - before;
+        }
+        self.known = used;
     }
 }
 
@@ -137,6 +155,20 @@ mod tests {
 
     fn own(facts: Vec<Arc<ProbeFacts>>) -> OwnCost {
         OwnCost::new(facts, Some(Arc::default()), Governor::new(0.02, Pace::default()), Arc::default())
+    }
+
+    #[test]
+    fn what_workers_cost_never_goes_back() {
+        let mut workers = Workers::default();
+        let seconds = Duration::from_secs;
+        let cpu: Vec<u64> = [&[(1, 100), (2, 5)][..], &[(2, 6)], &[(3, 1), (2, 6)], &[], &[(3, 0)]]
+            .into_iter()
+            .map(|used| {
+                workers.add(used.iter().map(|(pid, used)| (*pid, seconds(*used))).collect());
+                workers.cpu.as_secs()
+            })
+            .collect();
+        assert_eq!(cpu, [105, 106, 107, 107, 107]);
     }
 
     #[test]

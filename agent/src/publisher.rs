@@ -9,6 +9,7 @@
 //! Records may be sent twice. That is by design: (agent, boot, seq) names each, and the collector takes each once.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -99,8 +100,8 @@ pub enum PublisherError {
     #[error(transparent)]
     Spool(#[from] SpoolError),
     /// The client library.
-    #[error("Kafka's client library refuses its configuration")]
-    Configuration(#[source] KafkaError),
+    #[error("Kafka's client library refuses its configuration: {0}")]
+    Configuration(String),
     /// The system gives no thread.
     #[error("cannot start the publisher's thread")]
     Thread(#[source] std::io::Error),
@@ -128,6 +129,16 @@ pub fn producer_config(kafka: &KafkaSettings) -> rdkafka::ClientConfig {
         config.set(name, value);
     }
     config
+}
+
+/// What the client library says of its configuration, without the value it is about: that may be a password under a
+/// name that was mistyped.
+pub(crate) fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, what, property, value) if value.is_empty() => format!("{property}: {what}"),
+        KafkaError::ClientConfig(_, what, property, value) => format!("{property}: {}", what.replace(value, "…")),
+        error => chain(error),
+    }
 }
 
 /// Rows to be sent.
@@ -158,7 +169,7 @@ pub struct Publisher {
     offered: SyncSender<Sampled>,
     facts: Arc<Mutex<PublisherFacts>>,
     metrics: AgentMetrics,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
     stop: CancellationToken,
 }
 
@@ -178,8 +189,10 @@ impl Publisher {
         let outcomes = Outcomes::default();
         let producer: BaseProducer<Outcomes> = producer_config(&options.kafka)
             .create_with_context(outcomes.clone())
-            .map_err(PublisherError::Configuration)?;
+            .map_err(|error| PublisherError::Configuration(without_value(&error)))?;
         let (offered, rows) = sync_channel(QUEUE);
+        let (done, over) = sync_channel::<()>(0);
+        let health = health.clone();
         let facts = Arc::new(Mutex::new(PublisherFacts::default()));
         let stop = stop.child_token();
         let sending = Sending {
@@ -202,9 +215,16 @@ impl Publisher {
         health.not_ready("agent", "the broker has not acknowledged anything yet");
         let thread = std::thread::Builder::new()
             .name("publisher".into())
-            .spawn(move || sending.run(&rows))
+            .spawn(move || {
+                let (mut sending, health) = (sending, health);
+                if catch_unwind(AssertUnwindSafe(|| sending.run(&rows))).is_err() {
+                    health.not_ready("agent", "the publisher has failed and sends nothing any more: see the log");
+                }
+                // Said before the client library is taken down, which waits for its own threads.
+                drop((rows, done));
+            })
             .map_err(PublisherError::Thread)?;
-        Ok(Self { offered, facts, metrics, thread: Mutex::new(Some(thread)), stop })
+        Ok(Self { offered, facts, metrics, thread: Mutex::new(Some((thread, over))), stop })
     }
 
     /// Offers rows. `false` when they were dropped, and counted, because the disk has not answered for a long time.
@@ -236,9 +256,19 @@ impl Publisher {
     /// Stops: what is under way may arrive, the rest stays in the spool. Blocks for a few seconds at the most.
     pub fn finish(&self) {
         self.stop.cancel();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
+        let Some((thread, over)) = self.thread.lock().take() else { return };
+        // The spool is done with when the other end is gone; nobody else may open it before.
+        let _ = over.recv();
+        let until = Instant::now() + FAREWELL;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                // Its own threads may be looking up a broker's name, and cannot be told to stop.
+                tracing::warn!("Kafka's client library does not end in time and is left to itself");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if thread.join().is_err() {
             tracing::error!("the publisher's thread ended badly");
         }
     }
@@ -337,7 +367,7 @@ impl Clock {
 }
 
 impl Sending {
-    fn run(mut self, rows: &Receiver<Sampled>) {
+    fn run(&mut self, rows: &Receiver<Sampled>) {
         let (mut synced, mut declared) = (Instant::now(), Instant::now());
         while !self.stop.is_cancelled() {
             let wait = if self.in_flight > 0 || self.spool.facts().records > 0 { WAIT_BUSY } else { WAIT_IDLE };
@@ -346,9 +376,7 @@ impl Sending {
                     self.append(&sampled);
                     // The other probes of this tick are about to answer: one request takes all their records.
                     std::thread::sleep(GATHER);
-                    while let Ok(sampled) = rows.try_recv() {
-                        self.append(&sampled);
-                    }
+                    self.append_all(rows);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -365,9 +393,7 @@ impl Sending {
             }
             self.tell();
         }
-        while let Ok(sampled) = rows.try_recv() {
-            self.append(&sampled);
-        }
+        self.append_all(rows);
         self.declare_lost();
         self.send_new();
         self.sync();
@@ -375,9 +401,19 @@ impl Sending {
         while (self.in_flight > 0 || self.spool.has_memory_only()) && !self.is_away && Instant::now() < until {
             self.producer.poll(Timeout::After(WAIT_BUSY));
             self.take_outcomes();
+            self.append_all(rows);
             self.send_new();
         }
+        self.append_all(rows);
+        self.sync();
         self.tell();
+    }
+
+    /// Takes in all that has been offered.
+    fn append_all(&mut self, rows: &Receiver<Sampled>) {
+        while let Ok(sampled) = rows.try_recv() {
+            self.append(&sampled);
+        }
     }
 
     fn append(&mut self, sampled: &Sampled) {
@@ -400,7 +436,6 @@ impl Sending {
             clock_offset_us: self.clock.offset_us(),
         };
         self.next_seq += 1;
-        self.metrics.rows.inc_by(rows as u64);
         self.spool.append(Spooled {
             envelope,
             rows: u32::try_from(rows).unwrap_or(u32::MAX),
@@ -408,6 +443,8 @@ impl Sending {
             thinnable: sampled.table.every.is_some() && !sampled.table.events,
             value,
         });
+        // Told when it is so: whoever reads this may kill us the next moment.
+        self.metrics.rows.inc_by(rows as u64);
         self.facts.lock().spooled += 1;
     }
 
@@ -416,12 +453,12 @@ impl Sending {
     /// The spool remembers them until those rows are durable.
     fn declare_lost(&mut self) {
         let lost = self.spool.take_lost();
-        if lost.is_empty() {
+        if lost.is_empty() && !self.spool.has_told() {
             return;
         }
         for stretch in &lost {
             let origin = format!("{}/{}", self.options.agent, stretch.boot);
-            let records = stretch.last - stretch.first + 1;
+            let records = (stretch.last - stretch.first).saturating_add(1);
             self.facts.lock().lost += records;
             self.metrics.records_lost.inc_by(records);
             tracing::warn!(origin, stretch.first, stretch.last, reason = stretch.reason, "records were lost");
@@ -583,6 +620,18 @@ impl Drop for Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_property_is_named_and_its_value_is_not() {
+        for property in ["sasl.pasword=hunter2", "socket.keepalive.enable=hunter2", "acks=hunter2"] {
+            let mut settings = nodescope_service::settings::Settings::default();
+            settings.flag("kafka.properties", Some(property));
+            let config = producer_config(&KafkaSettings::read(&mut settings));
+            let Err(error) = config.create::<BaseProducer>() else { panic!("{property} is taken") };
+            let said = without_value(&error);
+            assert!(said.contains(property.split('=').next().unwrap()) && !said.contains("hunter2"), "{said}");
+        }
+    }
 
     #[test]
     fn the_backlog_keeps_to_its_rate() {

@@ -39,6 +39,8 @@ pub struct Reload {
     file: Option<PathBuf>,
     read: Option<ReadSettings>,
     seen: Option<Seen>,
+    /// Another version that was there at the last look.
+    changing: Option<Seen>,
     hangup: Option<Signal>,
     facts: Arc<Mutex<ReloadFacts>>,
 }
@@ -53,7 +55,7 @@ struct Seen {
 impl Reload {
     /// Settings that stay as they are.
     pub fn never() -> Self {
-        Self { file: None, read: None, seen: None, hangup: None, facts: Arc::default() }
+        Self { file: None, read: None, seen: None, changing: None, hangup: None, facts: Arc::default() }
     }
 
     /// Settings that `read` gives, from this file if there is one. Call it within the runtime.
@@ -106,10 +108,12 @@ impl Reload {
         }
     }
 
-    /// A file that is away for a moment is being written: it has changed once it is there again.
-    fn has_changed(&self) -> bool {
-        let now = self.look();
-        now.is_some() && now != self.seen
+    /// A file that is away for a moment, or was another at the last look, is being written, and half of one may well be
+    /// settings. It has changed once it is the same twice.
+    fn has_changed(&mut self) -> bool {
+        let now = self.look().filter(|now| Some(now) != self.seen.as_ref());
+        let before = std::mem::replace(&mut self.changing, now);
+        self.changing.is_some() && self.changing == before
     }
 
     /// The new settings are in force.
@@ -128,5 +132,30 @@ impl Reload {
         let mut facts = self.facts.lock();
         facts.refused += 1;
         facts.error = Some(why.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_changed_when_it_changes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, "a").unwrap();
+        let mut reload = Reload { file: Some(file.clone()), ..Reload::never() };
+        reload.seen = reload.look();
+        assert!(!reload.has_changed());
+        std::fs::write(&file, "ab").unwrap();
+        assert!(!reload.has_changed(), "it may be half of it");
+        std::fs::write(&file, "abc").unwrap();
+        assert!(!reload.has_changed());
+        assert!(reload.has_changed());
+        std::fs::remove_file(&file).unwrap();
+        assert!(!reload.has_changed());
+        std::fs::write(&file, "a").unwrap();
+        reload.seen = reload.look();
+        assert!(!reload.has_changed());
     }
 }

@@ -112,7 +112,7 @@ impl ScrapeOptions {
             "",
             "Exporters to read, as NAME=http://HOST:PORT/PATH or NAME=file:/PATH (a file, or a directory of *.prom files).",
         );
-        for entry in named {
+        for (at, entry) in named.iter().enumerate() {
             let parsed = entry.split_once('=').ok_or_else(|| "it is not NAME=ADDRESS".to_owned());
             let parsed = parsed.and_then(|(name, source)| {
                 let name = name.trim();
@@ -129,7 +129,8 @@ impl ScrapeOptions {
             });
             match parsed {
                 Ok(target) => targets.push(target),
-                Err(why) => settings.mistake(format!("agent.scrape: `{entry}`: {why}")),
+                // An address may hold a password or a token, so it is not shown.
+                Err(why) => settings.mistake(format!("agent.scrape, exporter {}: {why}", at + 1)),
             }
         }
         if targets.len() > MAX_TARGETS {

@@ -12,6 +12,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow_array::RecordBatch;
@@ -27,6 +28,9 @@ use crate::probe::{Probe, ProbeError, Tick};
 
 /// Name of the probe that watches over the others.
 pub const OWN: &str = "agent";
+
+/// At the end, time for probes to finish what they are at.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Takes what a probe sampled.
 pub type Sink = Arc<dyn Fn(&Arc<Table>, RecordBatch) + Send + Sync>;
@@ -82,6 +86,7 @@ impl ProbeFacts {
 struct Worker {
     facts: Arc<ProbeFacts>,
     ticks: SyncSender<Tick>,
+    thread: JoinHandle<()>,
     asked: bool,
 }
 
@@ -151,26 +156,46 @@ impl Ticker {
         let (ticks, told) = sync_channel(0);
         let tables = Tables::of(probe.as_ref(), catalogue)?;
         let worker = Sampling { probe, tables, facts: facts.clone(), place: place.clone(), sink: sink.clone() };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || worker.run(&told))
             .map_err(|source| TickerError::Thread { probe: name, source })?;
-        self.workers.push(Worker { facts, ticks, asked: false });
+        self.workers.push(Worker { facts, ticks, thread, asked: false });
         Ok(())
     }
 
-    /// Ticks until told to stop.
+    /// Ticks until told to stop. Then waits a little for the probes to end, so that what they have just sampled is
+    /// taken, and their ports and files are free for whoever comes after them.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut last = 0;
         loop {
             let (tick, wait) = next_tick(now_us(), last, self.interval);
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.end().await,
                 () = tokio::time::sleep(wait) => {}
             }
             last = tick;
             self.tell(tick);
         }
+    }
+
+    /// Lets the probes end, but for those that hang.
+    async fn end(self) {
+        let until = Instant::now() + FAREWELL;
+        // Each ends when nobody can tell it a tick any more.
+        let mut threads: Vec<_> = self.workers.into_iter().map(|worker| (worker.facts.name, worker.thread)).collect();
+        loop {
+            threads.retain(|(_, thread)| !thread.is_finished());
+            if threads.is_empty() {
+                return;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let probes: Vec<_> = threads.iter().map(|(name, _)| *name).collect();
+        tracing::warn!(probes = probes.join(","), "these do not end and are left to themselves");
     }
 
     fn tell(&mut self, ts_micros: i64) {
@@ -193,7 +218,12 @@ impl Ticker {
                         tracing::warn!(probe = worker.facts.name, skipped = count.skipped, "a probe does not answer");
                     }
                 }
-                Err(TrySendError::Disconnected(_)) => {}
+                // Its thread has gone, which it does only where its rows were taken: that panicked.
+                Err(TrySendError::Disconnected(_)) => {
+                    let mut count = worker.facts.count.lock();
+                    count.errors += 1;
+                    count.last_error = Some("its thread has ended: see the log".to_owned());
+                }
             }
         }
     }
@@ -349,6 +379,36 @@ mod tests {
             rows.begin().int("total_bytes", 1);
             Ok(())
         }
+    }
+
+    #[tokio::test]
+    async fn at_the_end_what_is_being_sampled_is_waited_for_and_what_hangs_is_not() {
+        let catalogue = Catalogue::built_in();
+        let (sent, received) = mpsc::channel();
+        let sink: Sink = Arc::new(move |table, _| drop(sent.send(table.name.clone())));
+        let place = Place { node: "n".into(), host: "h".into() };
+        let mut ticker = Ticker::new(SECOND, Pace::default());
+        let mut wakes = Vec::new();
+        for _ in 0..2 {
+            let (wake, woken) = mpsc::channel();
+            let facts = ProbeFacts::new("memory", SECOND);
+            ticker.add(Box::new(Slow("memory", woken)), facts, &catalogue, &place, &sink).unwrap();
+            wakes.push(wake);
+        }
+        let facts: Vec<_> = ticker.workers.iter().map(|w| w.facts.clone()).collect();
+        let began = Instant::now();
+        while facts.iter().any(|f| f.count().busy_since.is_none()) {
+            assert!(began.elapsed() < Duration::from_secs(20), "they are never asked");
+            ticker.tell(1_000_000);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ending = tokio::spawn(ticker.run(stop));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wakes[0].send(Ok(())).unwrap();
+        ending.await.unwrap();
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), ["memory"]);
     }
 
     #[test]

@@ -99,7 +99,11 @@ impl Settings {
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
             Err(error) => {
-                self.mistakes.push(format!("{shown} is not TOML: {}", error.to_string().trim_end()));
+                // The error's own text shows the line it is about, and in it may stand a secret.
+                let before = error.span().and_then(|span| text.get(..span.start));
+                let at =
+                    before.map(|before| format!(", line {}", before.matches('\n').count() + 1)).unwrap_or_default();
+                self.mistakes.push(format!("{shown} is not TOML{at}: {}", error.message().trim_end()));
                 return;
             }
         };
@@ -366,5 +370,14 @@ mod tests {
         let s = Settings::load(Some(Path::new("/nonexistent/x.toml")), std::iter::empty());
         assert!(s.finish().unwrap_err().to_string().contains("/nonexistent/x.toml"));
         assert!(settings("= [", &[]).finish().is_err());
+    }
+
+    #[test]
+    fn what_is_not_toml_is_told_by_its_line_and_not_shown() {
+        for wrong in ["\"sasl.password=hunter2", "hunter2", "[\"a=hunter2\" \"b\"]", "\"hunter2\" # \n[kafka]"] {
+            let text = settings(&format!("[kafka]\n\nproperties = {wrong}\n"), &[]).finish().unwrap_err().to_string();
+            assert!(text.contains("is not TOML, line "), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
     }
 }

@@ -28,11 +28,13 @@ pub(crate) mod mxsml;
 pub(crate) mod nvml;
 pub(crate) mod rsmi;
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 /// A library that is open. It stays so for as long as the process lives: some crash when they are closed.
 pub(crate) struct Library {
-    library: libloading::Library,
+    /// Never closed: threads of the library's own may still run, and its exit handlers may be registered.
+    library: ManuallyDrop<libloading::Library>,
     path: PathBuf,
 }
 
@@ -64,7 +66,7 @@ impl Library {
         for path in &candidates {
             // SAFETY: opening runs the library's initialisers. That is what it is for, and this process exists to bear it.
             match unsafe { libloading::Library::new(path) } {
-                Ok(library) => return Ok(Self { library, path: path.clone() }),
+                Ok(library) => return Ok(Self { library: ManuallyDrop::new(library), path: path.clone() }),
                 Err(error) => {
                     let there = path.is_absolute() && path.exists();
                     // The loader says the same of a file that is missing and of one that a found library needs; the
@@ -94,17 +96,6 @@ impl Library {
     pub(crate) unsafe fn function<F: Copy>(&self, name: &str) -> Option<F> {
         // SAFETY: the caller's. The function is copied out and lives as long as the library, which is never closed.
         unsafe { self.library.get::<F>(name.as_bytes()).ok().map(|symbol| *symbol) }
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        // Never closed: threads of the library's own may still run, and its exit handlers may be registered.
-        // `libloading` closes on drop, so another handle keeps the count above zero.
-        // SAFETY: as in `open`; the library is loaded already, so nothing runs.
-        if let Ok(kept) = unsafe { libloading::Library::new(&self.path) } {
-            std::mem::forget(kept);
-        }
     }
 }
 

@@ -72,8 +72,8 @@ const FRAMES: usize = TABLES.len() + 1;
 /// Rows of an answer that took longer are of another time.
 const STALE: Duration = Duration::from_secs(10);
 
-/// A worker whose output has ended gets so long to end itself, to say how.
-const END: Duration = Duration::from_millis(50);
+/// A worker whose output has ended gets so long to end itself, to say how: its library may have something to put away.
+const END: Duration = Duration::from_millis(500);
 
 /// What a watch has to say after a tick.
 #[derive(Debug, Default)]
@@ -126,6 +126,13 @@ pub(crate) fn workers() -> Vec<u32> {
     WORKERS.lock().iter().copied().collect()
 }
 
+/// Workers that nobody watches over any more and that had not ended then: they are waited for, so that they do not stay
+/// as zombies, and no other is started beside them.
+static LEFT: Mutex<Vec<(Key, Child)>> = Mutex::new(Vec::new());
+
+/// What a worker is for.
+type Key = (VendorId, WorkerCommand, Option<PathBuf>);
+
 /// A worker's place in that list.
 struct Listed(u32);
 
@@ -171,16 +178,31 @@ impl Watch {
         self.vendor
     }
 
+    fn key(&self) -> Key {
+        (self.vendor, self.command.clone(), self.library.clone())
+    }
+
+    /// A worker like ours that is left from before. Those that have ended are none any more.
+    fn left(&self) -> Option<u32> {
+        let mut left = LEFT.lock();
+        left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+        let is_ours = |(vendor, command, library): &Key| {
+            (*vendor, command, library) == (self.vendor, &self.command, &self.library)
+        };
+        left.iter().find(|(key, _)| is_ours(key)).map(|(_, child)| child.id())
+    }
+
     /// Asks for a tick, unless the one before is still unanswered. Starts a worker if there is none.
     pub(crate) fn ask(&mut self, tick: &Tick, now: Instant, heard: &mut Heard) {
         if self.leaving.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
             self.leaving = None;
         }
+        let left = self.left();
         if self.running.is_none() && now >= self.next_start {
-            match &self.leaving {
+            match self.leaving.as_ref().map(Child::id).or(left) {
                 None => self.start(tick, heard),
-                Some(child) => {
-                    let message = format!("the worker before, process {}, does not end", child.id());
+                Some(pid) => {
+                    let message = format!("the worker before, process {pid}, does not end");
                     heard.outcome = Some(Outcome::Failed(message));
                 }
             }
@@ -303,7 +325,7 @@ impl Watch {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (sent, frames) = sync_channel(FRAMES);
         let Some(output) = output else { return Err(io::Error::other("it has no output")) };
-        std::thread::Builder::new().name(format!("hear-{}", self.vendor.as_str())).spawn(move || {
+        let hearing = std::thread::Builder::new().name(format!("hear-{}", self.vendor.as_str())).spawn(move || {
             let mut output = BufReader::new(output);
             loop {
                 let frame = match Frame::read(&mut output) {
@@ -316,7 +338,13 @@ impl Watch {
                     return;
                 }
             }
-        })?;
+        });
+        if let Err(error) = hearing {
+            // It has been told nothing, so it is in no driver.
+            let _ = child.kill();
+            LEFT.lock().push((self.key(), child));
+            return Err(error);
+        }
         let listed = Listed::new(child.id());
         Ok(Running {
             child,
@@ -372,13 +400,21 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        let mut left = self.leaving.take();
         if let Some(mut running) = self.running.take() {
             // Its input ends, and so does it, unless its library hangs.
             drop(running.input.take());
             let until = Instant::now() + Duration::from_millis(500);
-            while matches!(running.child.try_wait(), Ok(None)) && Instant::now() < until {
+            while matches!(running.child.try_wait(), Ok(None)) {
+                if Instant::now() >= until {
+                    left = Some(running.child);
+                    break;
+                }
                 std::thread::sleep(Duration::from_millis(5));
             }
+        }
+        if let Some(child) = left {
+            LEFT.lock().push((self.key(), child));
         }
     }
 }
@@ -401,23 +437,47 @@ fn rows(tables: &[Arc<Table>], decoder: &mut Decoder, table: u8, bytes: Vec<u8>)
 mod tests {
     use super::*;
 
-    /// A worker that is a script of the shell.
-    fn watch(script: &str) -> Watch {
+    /// A worker that is a script of the shell, and has so long to answer.
+    fn patient(script: &str, answer: Duration) -> Watch {
         let command = WorkerCommand { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
-        let patience = Patience {
-            answer: Duration::from_millis(100),
-            first: Duration::from_millis(100),
-            kill_after: Some(Duration::from_millis(300)),
-        };
+        let patience = Patience { answer, first: answer, kill_after: Some(answer * 3) };
         Watch::new(VendorId::Metax, command, HostRoot::new("/"), None, patience)
+    }
+
+    /// One whose end comes sooner than any machine is slow.
+    fn watch(script: &str) -> Watch {
+        patient(script, Duration::from_secs(20))
     }
 
     fn tick(watch: &mut Watch) -> Heard {
         let (tick, now) = (Tick { ts_micros: 1_000_000, first: false }, Instant::now());
         let mut heard = Heard::default();
         watch.ask(&tick, now, &mut heard);
-        watch.hear(&tick, now + Duration::from_millis(100), &mut heard);
+        watch.hear(&tick, now + watch.patience.answer, &mut heard);
         heard
+    }
+
+    #[test]
+    fn a_worker_that_was_left_is_waited_for_and_none_is_started_beside_it() {
+        // It reads nothing, so it does not see that its input ends.
+        let script = "exec sleep 60 # left";
+        let mut first = patient(script, Duration::from_millis(50));
+        assert_eq!(kinds(&tick(&mut first)), ["stalled"]);
+        let pid = first.running.as_ref().unwrap().child.id();
+        drop(first);
+        let mut second = patient(script, Duration::from_millis(50));
+        let heard = tick(&mut second);
+        assert!(matches!(&heard.outcome, Some(Outcome::Failed(why)) if why.contains(&format!("process {pid},"))));
+        assert!(second.running.is_none());
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while second.running.is_none() {
+            assert!(Instant::now() < until, "the one before is never seen to have ended");
+            tick(&mut second);
+        }
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "no zombie is left");
+        let _ = second.running.as_mut().unwrap().child.kill();
     }
 
     fn kinds(heard: &Heard) -> Vec<&'static str> {
@@ -459,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_not_answer_is_killed_only_after_that_time() {
-        let mut watch = watch("exec sleep 30");
+        let mut watch = patient("exec sleep 30", Duration::from_millis(100));
         let heard = tick(&mut watch);
         assert_eq!(kinds(&heard), ["stalled"]);
         assert!(heard.stalled.is_some());

@@ -41,6 +41,9 @@ const MAX_HEAD: usize = 8 << 10;
 /// Ended allocations that wait for the next tick at the most.
 const MAX_ENDED: usize = MAX_ALLOCATIONS;
 
+/// Text of all that are held, and of all that have ended, at the most: a thousand jobs on eight cards are a tenth of it.
+const MAX_TEXT: usize = 4 << 20;
+
 /// Where it is and who may use it.
 #[derive(Debug, Clone)]
 pub(crate) struct EndpointOptions {
@@ -64,11 +67,20 @@ pub(crate) struct Told {
     pub(crate) ended: Option<i64>,
 }
 
+impl Told {
+    fn size(&self) -> usize {
+        self.allocation.size()
+    }
+}
+
 /// What the file holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct State {
     boot: String,
     held: Vec<Told>,
+    /// Those of which nobody has been told yet when this was written. They may be told twice, which harms nobody.
+    #[serde(default)]
+    ended: Vec<Told>,
 }
 
 /// What was told so far.
@@ -99,7 +111,8 @@ impl Board {
     /// Takes an allocation; whether it is a new one, or `None` where there are too many.
     fn put(&mut self, allocation: Allocation, now: i64) -> Option<bool> {
         let before = self.held.get(&allocation.id);
-        if before.is_none() && self.held.len() >= MAX_ALLOCATIONS {
+        let others: usize = self.held.values().map(Told::size).sum::<usize>() - before.map_or(0, Told::size);
+        if (before.is_none() && self.held.len() >= MAX_ALLOCATIONS) || others + allocation.size() > MAX_TEXT {
             return None;
         }
         let began = allocation.began.map(micros).or(before.map(|told| told.began)).unwrap_or(now);
@@ -112,7 +125,8 @@ impl Board {
     /// Ends one; whether it was there.
     fn end(&mut self, id: &str, now: i64) -> bool {
         let Some(told) = self.held.remove(id) else { return false };
-        if self.ended.len() < MAX_ENDED {
+        let waiting: usize = self.ended.iter().map(Told::size).sum();
+        if self.ended.len() < MAX_ENDED && waiting + told.size() <= MAX_TEXT {
             self.ended.push(Told { ended: Some(now.max(told.began)), ..told });
         }
         self.version += 1;
@@ -138,7 +152,9 @@ impl Endpoint {
         let address = listener.local_addr()?;
         let board = Arc::new(Mutex::new(load(&options)));
         let stop = Arc::new(AtomicBool::new(false));
-        let server = Server { options, board: board.clone(), is_unsaved: false };
+        let mut server = Server { options, board: board.clone(), is_unsaved: false };
+        // What a reboot has ended is ended once.
+        server.save();
         let stopped = stop.clone();
         std::thread::Builder::new().name("allocations".to_owned()).spawn(move || server.run(&listener, &stopped))?;
         Ok(Self { board, address, stop })
@@ -172,6 +188,8 @@ fn load(options: &EndpointOptions) -> Board {
     match serde_json::from_slice::<State>(&bytes) {
         Ok(state) => {
             let is_rebooted = state.boot != options.boot;
+            board.ended = state.ended;
+            board.ended.truncate(MAX_ENDED);
             for told in state.held.into_iter().take(MAX_ALLOCATIONS) {
                 board.held.insert(told.allocation.id.clone(), told);
             }
@@ -220,13 +238,20 @@ impl Server {
             Err(Refusal::Answer(status, why)) => (status, said(why)),
             Err(Refusal::Gone) => return Ok(()),
         };
-        stream.set_write_timeout(Some(left(until)))?;
-        stream.write_all(response(status, &body).as_bytes())?;
+        write_until(&mut stream, response(status, &body).as_bytes(), until)?;
         if status >= 400 {
             // Closing on bytes that nobody read resets the connection, and the answer with it.
             stream.shutdown(Shutdown::Write)?;
-            stream.set_read_timeout(Some(left(until).min(LINGER)))?;
-            io::copy(&mut stream.take(MAX_BYTES as u64), &mut io::sink())?;
+            // However slowly they come: others wait.
+            let until = Instant::now() + LINGER;
+            let (mut piece, mut most) = ([0; 4096], MAX_BYTES);
+            while most > 0 && Instant::now() < until {
+                stream.set_read_timeout(Some(left(until)))?;
+                match stream.read(&mut piece)? {
+                    0 => break,
+                    more => most = most.saturating_sub(more),
+                }
+            }
         }
         Ok(())
     }
@@ -254,7 +279,7 @@ impl Server {
             ("POST", "/v1/allocations") => match parse_allocation(&request.body, None) {
                 Ok(allocation) => match self.board.lock().put(allocation, now) {
                     Some(is_new) => (if is_new { 201 } else { 200 }, "{}\n".to_owned()),
-                    None => return (507, said(&format!("{MAX_ALLOCATIONS} are held already"))),
+                    None => return (507, said("as many as there is room for are held already")),
                 },
                 Err(why) => return (400, said(&why)),
             },
@@ -276,7 +301,11 @@ impl Server {
 
     fn save(&mut self) {
         let Some(path) = &self.options.state else { return };
-        let state = State { boot: self.options.boot.clone(), held: self.board.lock().held.values().cloned().collect() };
+        let state = {
+            let board = self.board.lock();
+            let held = board.held.values().cloned().collect();
+            State { boot: self.options.boot.clone(), held, ended: board.ended.clone() }
+        };
         let saved = serde_json::to_vec(&state).map_err(io::Error::other).and_then(|bytes| write_whole(path, &bytes));
         match saved {
             Ok(()) => self.is_unsaved = false,
@@ -399,7 +428,7 @@ fn read_request(stream: &mut TcpStream, until: Instant) -> Result<Request, Refus
         read_more(stream, &mut bytes, until)?;
     };
     if head.waits {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Refusal::Gone)?;
+        write_until(stream, b"HTTP/1.1 100 Continue\r\n\r\n", until).map_err(|_| Refusal::Gone)?;
     }
     let end = head.length.saturating_add(head.body);
     while bytes.len() < end {
@@ -428,6 +457,22 @@ fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>, until: Instant) -> Res
             _ => Err(Refusal::Gone),
         },
     }
+}
+
+/// Writes all, in time.
+fn write_until(stream: &mut TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        if Instant::now() >= until {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left(until)))?;
+        match stream.write(bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The time that is left; never none, which would mean for ever.
@@ -497,7 +542,15 @@ mod tests {
         let third = Endpoint::start(rebooted).unwrap();
         assert_eq!(third.board().lock().held().count(), 0);
         assert_eq!(third.board().lock().take_ended().len(), 1);
+        post(&third, r#"{"id":"b"}"#);
+        assert!(delete(&third, "b").starts_with("HTTP/1.1 204 "));
         drop(third);
+        // An end that nobody was told of outlives the agent as well.
+        let rebooted = EndpointOptions { boot: "two".to_owned(), ..options(directory.path()) };
+        let fourth = Endpoint::start(rebooted).unwrap();
+        let ended = fourth.board().lock().take_ended();
+        assert_eq!(ended.iter().map(|told| told.allocation.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        drop(fourth);
         fs::write(directory.path().join("endpoint.json"), "damaged").unwrap();
         assert_eq!(Endpoint::start(options(directory.path())).unwrap().board().lock().held().count(), 0);
     }
@@ -532,6 +585,24 @@ mod tests {
     }
 
     #[test]
+    fn whoever_dribbles_holds_up_others_for_a_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint::start(options(directory.path())).unwrap();
+        let mut refused = TcpStream::connect(endpoint.address).unwrap();
+        refused.write_all(b"nonsense\r\n\r\n").unwrap();
+        let dribbling = std::thread::spawn(move || {
+            // It never stops by itself.
+            while refused.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let began = Instant::now();
+        assert!(ask(&endpoint, "GET /v1/allocations HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        dribbling.join().unwrap();
+    }
+
+    #[test]
     fn a_token_is_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
@@ -558,6 +629,15 @@ mod tests {
         assert_eq!(board.put(Allocation { id: "more".to_owned(), ..Allocation::default() }, 5), None);
         assert_eq!(board.put(Allocation { id: "7".to_owned(), ..Allocation::default() }, 6), Some(false));
         assert_eq!(board.held["7"].began, 5, "it began when it was first told");
+        let large = |id: usize| Allocation {
+            id: id.to_string(),
+            accelerators: vec![super::super::Accelerator::Name("x".repeat(256)); 256],
+            ..Allocation::default()
+        };
+        let mut board = Board::default();
+        let taken = (0..MAX_ALLOCATIONS).filter(|id| board.put(large(*id), 5).is_some()).count();
+        assert!((10..MAX_TEXT >> 16).contains(&taken), "{taken}");
+        assert_eq!(board.put(large(0), 6), Some(false), "one that is held may be told again");
     }
 
     proptest! {

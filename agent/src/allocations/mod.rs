@@ -69,6 +69,19 @@ pub(crate) enum Accelerator {
     Name(String),
 }
 
+impl Allocation {
+    /// About how much memory it takes.
+    pub(crate) fn size(&self) -> usize {
+        let texts = [&self.scheduler, &self.job, &self.step, &self.user, &self.project, &self.pod, &self.container];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        let names = self.accelerators.iter().map(|accelerator| match accelerator {
+            Accelerator::Name(name) => size_of::<Accelerator>() + name.len(),
+            Accelerator::Index(_) => size_of::<Accelerator>(),
+        });
+        size_of::<Self>() + self.id.len() + texts + names.sum::<usize>()
+    }
+}
+
 impl Accelerator {
     /// Its number, if that is how it is named.
     pub(crate) fn index(&self) -> Option<u32> {

@@ -33,13 +33,17 @@ fn settings_name_exporters() {
 #[test]
 fn mistakes_are_told() {
     let (_, mistakes) = read(&[
-        ("agent.scrape", "a=https://h/, nodescope=file:/x, A=file:/x, b, c=file:/x, c=file:/y"),
+        (
+            "agent.scrape",
+            "a=https://h/?hunter2, nodescope=file:/x, A=file:/x, b, c=file:/x, c=file:/y, d=http://u:hunter2@h",
+        ),
         ("agent.scrape_prefer", "nosuch"),
         ("agent.scrape_interval", "3s"),
         ("agent.scrape_timeout", "1m"),
         ("agent.scrape_body", "1"),
     ]);
-    assert_eq!(mistakes.len(), 9, "{mistakes:?}");
+    assert_eq!(mistakes.len(), 10, "{mistakes:?}");
+    assert!(!mistakes.concat().contains("hunter2"), "{mistakes:?}");
 }
 
 /// The devices that have a row after this tick, and how many rows were left out.

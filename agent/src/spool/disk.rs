@@ -96,6 +96,10 @@ impl Folder {
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         std::fs::create_dir_all(&path)?;
+        // What was being written beside a file when the process died.
+        for left in std::fs::read_dir(&path)?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "new")) {
+            let _ = std::fs::remove_file(left.path());
+        }
         Ok(Self { path, open: BTreeMap::new() })
     }
 

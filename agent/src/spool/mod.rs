@@ -28,7 +28,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use self::disk::{Disk, Folder};
 pub use self::frame::Spooled;
@@ -39,6 +39,9 @@ const FILE_BYTES: u64 = 1 << 20;
 
 /// A file whose records are all acknowledged is replaced once it is this large.
 const SMALL_FILE: u64 = 256 << 10;
+
+/// A file that cannot be read back is tried again after this; the others are sent meanwhile.
+const READ_AGAIN: Duration = Duration::from_secs(60);
 
 /// What stays when records are thinned, first by the one and then by the other: samples of ticks that are multiples.
 const CADENCES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
@@ -131,6 +134,8 @@ struct Kept {
     level: u8,
     /// Boot and number of the first record and of the last. A file is of one boot.
     ends: Option<((u64, u64), (u64, u64))>,
+    /// It could not be read back; when to try again.
+    read_again: Option<Instant>,
 }
 
 /// The spool of one agent. One thread owns it.
@@ -222,18 +227,26 @@ impl<D: Disk> Spool<D> {
             damaged: 0,
             refused: 0,
         };
-        let mut was_cut = false;
+        // The last whole record, and whether anything behind it was damaged.
+        let (mut end, mut was_cut) = (None, false);
         for number in numbers {
             let before = std::mem::replace(&mut spool.last_file, number);
+            if before + 1 != number {
+                (end, was_cut) = (None, false);
+            }
             let damaged = spool.damaged;
             if let Err(error) = spool.take_stock(number) {
                 spool.damaged += 1;
                 tracing::warn!(file = number, %error, "a file of the spool cannot be read and is left alone");
             }
-            if before + 1 == number && was_cut {
-                spool.lose_between(before, number);
+            let ends = spool.files.get(&number).and_then(|kept| kept.ends);
+            if let (Some((first, last)), before) = (ends, end) {
+                if was_cut && let Some(before) = before {
+                    spool.lose_between(before, first);
+                }
+                (end, was_cut) = (Some(last), false);
             }
-            was_cut = spool.damaged > damaged;
+            was_cut |= spool.damaged > damaged;
         }
         Ok(spool)
     }
@@ -266,6 +279,7 @@ impl<D: Disk> Spool<D> {
             open: frames.len(),
             level: 0,
             ends: ends(&data, &frames),
+            read_again: None,
         };
         self.bytes += kept.bytes;
         self.open += kept.open as u64;
@@ -273,12 +287,12 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
-    /// What stood at the damaged end of one file: the numbers between its last whole record and the first of the next
-    /// file. At the end of the newest file there is only what was being written when the process died.
-    fn lose_between(&mut self, before: u64, after: u64) {
-        let ends = |file: u64| self.files.get(&file).and_then(|kept| kept.ends);
-        let (Some((_, (boot, last))), Some(((next_boot, next), _))) = (ends(before), ends(after)) else { return };
-        if boot == next_boot && next > last + 1 {
+    /// What stood at the damaged end of one file, and in files behind it that were damaged from their beginning: the
+    /// numbers between the last whole record and the first of the next file. At the end of the newest file there is only
+    /// what was being written when the process died.
+    fn lose_between(&mut self, (boot, last): (u64, u64), (next_boot, next): (u64, u64)) {
+        if boot == next_boot && next.saturating_sub(last) > 1 {
+            self.is_noted = false;
             self.lost.push(LostStretch { boot, first: last + 1, last: next - 1, rows: None, reason: "damaged" });
         }
     }
@@ -385,6 +399,7 @@ impl<D: Disk> Spool<D> {
                     open: 0,
                     level: 0,
                     ends: None,
+                    read_again: None,
                 };
                 self.files.insert(number, kept);
                 self.writing = Some(number);
@@ -443,17 +458,31 @@ impl<D: Disk> Spool<D> {
     /// When the disk refuses. Nobody knows then what it holds of that file, and asking again may be answered well
     /// though nothing was written. So what follows goes into another file, and this one is written anew the next time.
     pub fn sync(&mut self) -> io::Result<()> {
-        while let Some(&number) = self.doubtful.last() {
-            if let Some(kept) = self.files.get(&number) {
-                let mut data = self.disk.read(number)?;
+        // A file that cannot be made good must not keep the newest from becoming durable.
+        let renewed = self.renew();
+        let noted = if self.is_noted { Ok(()) } else { self.try_note() };
+        let written = self.sync_writing();
+        renewed.and(noted).and(written)
+    }
+
+    /// Writes anew what the disk has refused to make durable, until it refuses again.
+    fn renew(&mut self) -> io::Result<()> {
+        while let Some(number) = self.doubtful.pop() {
+            let Some(kept) = self.files.get(&number) else { continue };
+            let renewed = self.disk.read(number).and_then(|mut data| {
                 data.truncate(usize::try_from(kept.bytes).unwrap_or(usize::MAX));
-                self.disk.replace(number, &data)?;
+                self.disk.replace(number, &data)
+            });
+            if renewed.is_err() {
+                // The next time another one is tried first.
+                self.doubtful.insert(0, number);
+                return renewed;
             }
-            self.doubtful.pop();
         }
-        if !self.is_noted {
-            self.try_note()?;
-        }
+        Ok(())
+    }
+
+    fn sync_writing(&mut self) -> io::Result<()> {
         if let Some(number) = self.writing.filter(|_| self.dirty) {
             let synced = self.disk.sync(number);
             if synced.is_err() {
@@ -483,7 +512,8 @@ impl<D: Disk> Spool<D> {
             let draining = match &mut self.draining {
                 Some(draining) => draining,
                 None => {
-                    let (&file, _) = self.files.iter().find(|(_, kept)| kept.pending > 0)?;
+                    let is_readable = |kept: &Kept| kept.read_again.is_none_or(|at| at <= Instant::now());
+                    let (&file, _) = self.files.iter().find(|(_, kept)| kept.pending > 0 && is_readable(kept))?;
                     match self.read_back(file) {
                         Ok((data, frames)) => self.draining.insert(Draining { file, data, frames, next: 0 }),
                         Err(error) if is_gone(&error) => {
@@ -494,7 +524,10 @@ impl<D: Disk> Spool<D> {
                         }
                         Err(error) => {
                             tracing::warn!(file, %error, "a file of the spool cannot be read back now");
-                            return None;
+                            if let Some(kept) = self.files.get_mut(&file) {
+                                kept.read_again = Some(Instant::now() + READ_AGAIN);
+                            }
+                            continue;
                         }
                     }
                 }
@@ -790,6 +823,11 @@ impl<D: Disk> Spool<D> {
         if self.has_note {
             self.write_note();
         }
+    }
+
+    /// Whether something that [`Spool::take_lost`] gave is not durable elsewhere yet, as far as is known here.
+    pub fn has_told(&self) -> bool {
+        !self.told.is_empty()
     }
 
     /// What there is.

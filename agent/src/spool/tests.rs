@@ -134,6 +134,58 @@ fn what_a_damaged_file_held_is_declared_lost() {
 }
 
 #[test]
+fn a_file_that_is_damaged_from_its_beginning_is_declared_lost_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(folder.path(), "a", LIMITS).unwrap();
+    for seq in 0..6 {
+        spool.append(record(seq, 100));
+        if seq % 2 == 1 {
+            spool.close();
+        }
+    }
+    let path = spool.disk.path_of(2);
+    drop(spool);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(folder.path().join("00000000000000000009.new"), "half").unwrap();
+    let mut spool = Spool::open(folder.path(), "a", LIMITS).unwrap();
+    let wanted = LostStretch { boot: 1, first: 2, last: 3, rows: None, reason: "damaged" };
+    assert_eq!(spool.take_lost(), [wanted]);
+    assert_eq!(seqs(&mut spool), [0, 1, 4, 5]);
+    assert!(!folder.path().join("00000000000000000009.new").exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_now_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(folder.path(), "a", LIMITS).unwrap();
+    for seq in 0..2 {
+        spool.append(record(seq, 100));
+        spool.close();
+    }
+    while let Some((place, record)) = spool.next_new() {
+        spool.returned(place, &record);
+    }
+    // A folder in its place is an error that may pass.
+    let path = spool.disk.path_of(1);
+    let aside = folder.path().join("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    spool.append(record(2, 100));
+    assert_eq!(seqs(&mut spool), [2, 1]);
+    assert_eq!(spool.facts().records, 3);
+    assert!(spool.take_lost().is_empty());
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(seqs(&mut spool).is_empty(), "not at once");
+    for kept in spool.files.values_mut() {
+        kept.read_again = None;
+    }
+    assert_eq!(seqs(&mut spool), [0]);
+}
+
+#[test]
 fn what_comes_back_after_its_file_was_given_up_is_not_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let limits = SpoolLimits { bytes: 4_000, ..LIMITS };

@@ -24,8 +24,8 @@ use nodescope_agent::probe::{ProbeError, Tick};
 use nodescope_agent::ticker::{Place, Tables};
 use nodescope_model::catalogue::Catalogue;
 
-/// What a library may take for one tick.
-pub const DEADLINE: Duration = Duration::from_millis(500);
+/// What a library may take for one tick: long enough for a machine that is busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long [`Fake::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -386,12 +386,12 @@ pub mod contract {
         let began = Instant::now();
         // The library may have been past that function in the first of these ticks only if it hangs at a look.
         fake.until("a stall", |fake| fake.count("stalled") == 1);
-        assert!(began.elapsed() < Duration::from_secs(3), "told after {:?}", began.elapsed());
-        assert!(fake.took < DEADLINE + Duration::from_millis(400), "the tick took {:?}", fake.took);
+        assert!(began.elapsed() < DEADLINE * 4, "told after {:?}", began.elapsed());
+        assert!(fake.took < DEADLINE * 2, "the tick took {:?}", fake.took);
         assert!(fake.result.is_err());
         for _ in 0..3 {
             fake.tick();
-            assert!(fake.took < Duration::from_millis(200), "a stalled worker was waited for: {:?}", fake.took);
+            assert!(fake.took < DEADLINE / 2, "a stalled worker was waited for: {:?}", fake.took);
             assert!(fake.devices().is_empty());
         }
         assert_eq!(fake.count("stalled"), 1, "once");

@@ -27,8 +27,8 @@ const MAX_SOURCES: usize = 4_096;
 /// How long a read waits, so that the end is noticed.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// A port that is taken is tried again after this.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// A port that is taken is tried again after this: by our own predecessor it is for half a second.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the responder has done.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +99,10 @@ fn run(address: SocketAddr, shared: &Shared) {
             Ok(()) => return,
             Err(error) => error,
         };
-        tracing::warn!(%address, %error, "agent.link_listen: no packets are sent back");
-        *shared.error.lock() = Some(format!("{address}: {error}"));
+        let text = format!("{address}: {error}");
+        if shared.error.lock().replace(text.clone()).is_none_or(|before| before != text) {
+            tracing::warn!(%address, %error, "agent.link_listen: no packets are sent back");
+        }
         let again = Instant::now() + TRY_AGAIN;
         while Instant::now() < again && !shared.stop.load(Ordering::Relaxed) {
             std::thread::sleep(WAIT);
@@ -228,9 +230,10 @@ mod tests {
         let responder = Responder::start("127.0.0.1:0".parse().unwrap()).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(("127.0.0.1", responder.port().unwrap())).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let question = packet::question([1; 16], 9, 9);
         let answer = ask(&socket, &question).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         assert_eq!((answer.len(), packet::answered(&answer, [1; 16])), (LENGTH, Some(9)));
         for wrong in
             [&b"x"[..], &[0; LENGTH], &[0; 1400], &question[..40], &answer, &[question.as_slice(), b"x"].concat()]
@@ -245,13 +248,14 @@ mod tests {
         let responder = Responder::start("127.0.0.1:0".parse().unwrap()).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(("127.0.0.1", responder.port().unwrap())).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         for sequence in 0..400 {
             socket.send(&packet::question([1; 16], sequence, 0)).unwrap();
         }
         let mut answers = 0;
         while socket.recv(&mut [0; LENGTH]).is_ok() {
             answers += 1;
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         }
         assert!((1..200).contains(&answers), "{answers} answers to 400 questions at once");
         assert!(responder.facts().refused > 100);
