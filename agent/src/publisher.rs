@@ -22,7 +22,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use nodescope_model::accident::{Accidents, Lost};
 use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::identity::RecordId;
-use nodescope_model::record::{Envelope, encode};
+use nodescope_model::record::{Encoder, Envelope};
 use nodescope_model::rows::Stamp;
 use nodescope_service::errors::chain;
 use nodescope_service::http::Health;
@@ -62,7 +62,7 @@ const WAIT_BUSY: Duration = Duration::from_millis(50);
 const GATHER: Duration = Duration::from_millis(25);
 
 /// Wait for rows otherwise.
-const WAIT_IDLE: Duration = Duration::from_millis(500);
+const WAIT_IDLE: Duration = Duration::from_secs(1);
 
 /// At the end, time for what is under way to arrive. The rest is in the spool.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -211,6 +211,7 @@ impl Publisher {
             stop: stop.clone(),
             is_away: false,
             clock: Clock::default(),
+            encoder: Encoder::default(),
         };
         health.not_ready("agent", "the broker has not acknowledged anything yet");
         let thread = std::thread::Builder::new()
@@ -346,6 +347,7 @@ struct Sending {
     /// The broker has given records back and not acknowledged any since.
     is_away: bool,
     clock: Clock,
+    encoder: Encoder,
 }
 
 /// How far this machine's clock is from the time it is synchronised with: in the head of every record, looked up
@@ -421,7 +423,7 @@ impl Sending {
         if rows == 0 {
             return;
         }
-        let value = match encode(&sampled.batch) {
+        let value = match self.encoder.encode(&sampled.batch) {
             Ok(value) => value,
             Err(error) => {
                 tracing::error!(table = sampled.table.name, %error, "rows cannot be encoded");

@@ -61,7 +61,8 @@ fn section(page: &mut String, table: &Table) {
             InfoLabel::Column(column) => format!("`{label}` from `{column}`"),
             InfoLabel::Text(text) => format!("`{label}` is `{text}`"),
         });
-        let _ = writeln!(page, "Prometheus: `{}`, always 1, with {}.\n", info.name, labels.collect::<Vec<_>>().join(", "));
+        let _ =
+            writeln!(page, "Prometheus: `{}`, always 1, with {}.\n", info.name, labels.collect::<Vec<_>>().join(", "));
     }
     page.push_str(
         "| Column | Type | Unit | Kind | Meaning | Read from | Prometheus |\n|---|---|---|---|---|---|---|\n",

@@ -66,9 +66,7 @@ impl Cells {
                 TimestampMicrosecondBuilder::with_capacity(ROWS).with_data_type(ColumnType::Timestamp.data_type()),
             ),
             ColumnType::Bytes => Self::Bytes(BinaryBuilder::with_capacity(ROWS, 16 * ROWS)),
-            ColumnType::IntMap => {
-                Self::IntMap(MapBuilder::new(map_names(), StringBuilder::new(), Int64Builder::new()))
-            }
+            ColumnType::IntMap => Self::IntMap(MapBuilder::new(map_names(), StringBuilder::new(), Int64Builder::new())),
             ColumnType::TextMap => {
                 Self::TextMap(MapBuilder::new(map_names(), StringBuilder::new(), StringBuilder::new()))
             }

@@ -119,6 +119,8 @@ pub struct AcceleratorProbe {
     options: AcceleratorOptions,
     is_this_machine: bool,
     watches: Vec<Watch>,
+    /// The vendors on the bus, in words.
+    seen: String,
     /// What was heard at this tick, for the tables beside.
     beside: [Vec<RecordBatch>; 2],
     events: Vec<(Option<VendorId>, Event)>,
@@ -148,6 +150,7 @@ impl AcceleratorProbe {
             devices: BTreeMap::new(),
             options,
             watches: Vec::new(),
+            seen: String::new(),
             beside: [const { Vec::new() }; 2],
             events: Vec::new(),
             event_number: 0,
@@ -159,6 +162,7 @@ impl AcceleratorProbe {
     fn look(&mut self, tick: &Tick) {
         let mut wanted: BTreeSet<VendorId> = self.options.libraries.keys().copied().collect();
         let bus = pci::scan(&self.root).unwrap_or_default();
+        self.seen = pci::summary(&bus);
         self.bus = bus.into_iter().map(|card| (card.address, card.vendor)).collect();
         // AMD's driver tells in files what others tell through their library, so any root will do.
         let can_tell = |vendor: &VendorId| self.is_this_machine || *vendor == VendorId::Amd;
@@ -250,8 +254,7 @@ impl Probe for AcceleratorProbe {
             self.look(tick);
         }
         if self.watches.is_empty() {
-            let seen = pci::summary(&pci::scan(&self.root).unwrap_or_default());
-            return Err(ProbeError::Absent(match seen.as_str() {
+            return Err(ProbeError::Absent(match self.seen.as_str() {
                 "" => "the PCI bus shows no accelerator".to_owned(),
                 seen => format!("the root is not that of the machine that runs (on its PCI bus: {seen})"),
             }));

@@ -81,10 +81,7 @@ pub(super) mod tests {
             as_json(map).expect("text").as_string::<i32>().iter().map(|t| t.map(str::to_owned)).collect()
         };
         let text = |t: &str| Some(t.to_owned());
-        assert_eq!(
-            texts(&maps),
-            [text(r#"{"a":1,"b":-2}"#), text("{}"), None, text(r#"{"\n":9223372036854775807}"#)]
-        );
+        assert_eq!(texts(&maps), [text(r#"{"a":1,"b":-2}"#), text("{}"), None, text(r#"{"\n":9223372036854775807}"#)]);
         assert_eq!(texts(&sliced), texts(&maps)[1..]);
         let mut builder = MapBuilder::new(None, StringBuilder::new(), Float64Builder::new());
         for (key, value) in [("x", 1.5), ("y", f64::NAN)] {

@@ -304,7 +304,16 @@ mod tests {
         ]);
         let (shape, rows) = all(&batch, "UTC");
         let types: Vec<&Type> = shape.types().collect();
-        let expected = [Type::INT8, Type::NUMERIC, Type::FLOAT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::INTERVAL, Type::TEXT];
+        let expected = [
+            Type::INT8,
+            Type::NUMERIC,
+            Type::FLOAT8,
+            Type::TEXT,
+            Type::TEXT,
+            Type::NUMERIC,
+            Type::INTERVAL,
+            Type::TEXT,
+        ];
         assert_eq!(types, expected.iter().collect::<Vec<_>>());
         let value = |text: &str| Some(text.to_owned());
         let first = ["-5", "18446744073709551615", "1.5", "", "a", "123.45"].map(value);
