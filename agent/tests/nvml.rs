@@ -178,15 +178,13 @@ fn iluvatar_keeps_the_contract() {
         normal: "normal",
         function: "nvmlDeviceGetPowerUsage",
         cards: &[FIRST, SECOND],
-        values: &[],
-        sentinels: &[],
-        without: ("OLD", &[]),
-        still: &[],
-        partitions: false,
+        values: &[("vendor", "iluvatar".into())],
+        sentinels: &["utilization_ratio", "memory_used_bytes", "power_watts", "temperature_celsius", "core_clock_hertz"],
+        without: ("OLD", &["energy_joules", "core_active_ratio", "memory_reserved_bytes"]),
+        still: &["utilization_ratio", "memory_used_bytes", "power_watts", "ecc_corrected_volatile"],
+        partitions: true,
     };
-    contract::hang(&of);
-    contract::crash(&of);
-    contract::lost(&of);
+    contract::all(&of);
 }
 
 #[test]
