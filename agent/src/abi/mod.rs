@@ -150,7 +150,6 @@ macro_rules! functions {
         }
     };
 }
-#[allow(unused_imports)]
 pub(crate) use functions;
 
 /// Text in a C array of characters: up to the first NUL, without white space around it; `None` when nothing remains.

@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 
 use nodescope_model::rows::Row;
 
-use super::{Vendor, VendorOptions, not_open};
+use super::VendorOptions;
+use super::common::{MAX_CARDS, Obstacle, Reader, Source};
+use crate::abi::OpenError;
 use crate::abi::cndev::{
     Cndev, Code, DriverEvent, FieldValue, Handle, Health, Incident, Instance, Listening, Memory, Mpm, PciAddress,
     ProcessLoad, RemappedRows, Temperature, ThrottleReasons, Verdict, XID,
@@ -33,7 +35,7 @@ use crate::abi::cndev::{
 use crate::accelerators::readings::{Event, OnDevice, Readings};
 use crate::accelerators::window::Window;
 use crate::host_root::{HostRoot, first_word};
-use crate::probe::{ProbeError, Tick};
+use crate::probe::Tick;
 
 /// Its name in errors and events.
 const LIBRARY: &str = "CNDev";
@@ -42,20 +44,10 @@ const LIBRARY: &str = "CNDev";
 const CANDIDATES: [&str; 3] =
     ["libcndev.so", "/usr/local/neuware/lib64/libcndev.so", "/usr/local/neuware/lib/libcndev.so"];
 
-/// How often library and cards are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// How often what changes slowly is asked for.
-const SLOW_EVERY: Duration = Duration::from_secs(10);
-
-/// Looks between two new beginnings, at the most.
-const MAX_LOOKS: u32 = 16;
-
 /// Events taken at one tick; the rest comes at the next.
 const MAX_EVENTS: usize = 64;
 
-/// Cards, and instances of a card, looked at: beyond what any machine has.
-const MAX_CARDS: u32 = 256;
+/// Instances of a card looked at: beyond what any card has.
 const MAX_INSTANCES: usize = 128;
 
 /// What counting traffic may take to be asked for at every tick, and to be asked for at all.
@@ -89,122 +81,62 @@ const MPM_METRICS: [i32; 6] = [1, 3, 20, 21, 60, 61];
 const REASONS: [&str; 6] =
     ["power_cap", "power_cap", "applications_clocks", "applications_clocks", "power_brake", "hardware_thermal"];
 
-/// What stands between us and the cards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Obstacle {
-    /// There is no driver, or no card.
-    Absent(String),
-    /// The driver is there and does not do its part.
-    Driver(String),
-}
-
-impl Obstacle {
-    fn error(&self) -> ProbeError {
-        match self {
-            Self::Absent(reason) => ProbeError::Absent(reason.clone()),
-            Self::Driver(message) => ProbeError::Driver { library: LIBRARY, message: message.clone() },
-        }
-    }
-}
-
 /// Reads Cambricon's cards.
-pub(crate) struct Cambricon {
-    options: VendorOptions,
-    cndev: Option<Cndev>,
-    is_initialized: bool,
-    obstacle: Option<Obstacle>,
-    cards: Vec<Card>,
+pub(crate) type Cambricon = Reader<Library>;
+
+/// The library, as it is open.
+pub(crate) struct Library {
+    cndev: Cndev,
+    root: HostRoot,
+    /// What its events come through.
     listening: Option<Listening>,
-    /// Something is not as it should be, so the library is initialised again at the next look.
-    begin_anew: bool,
-    /// Looks until then, and how many it was the last time: where a card is gone for good, every new beginning may
-    /// take seconds, and changes nothing.
-    anew_in: u32,
-    anew_after: u32,
-    look_now: bool,
-    has_worked: bool,
-    is_outdated: bool,
 }
 
-impl Cambricon {
-    /// Nothing is opened yet.
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self {
-            options,
-            cndev: None,
-            is_initialized: false,
-            obstacle: None,
-            cards: Vec::new(),
-            listening: None,
-            begin_anew: false,
-            anew_in: 0,
-            anew_after: 0,
-            look_now: true,
-            has_worked: false,
-            is_outdated: false,
+impl Library {
+    fn obstacle(&self, code: Code) -> Obstacle {
+        match code {
+            Code::NO_DRIVER => Obstacle::Absent("the driver is not loaded".to_owned()),
+            Code::NO_DEVICES => Obstacle::Absent("the driver shows no card".to_owned()),
+            Code::MISSING => Obstacle::Driver(format!("{} lacks functions", self.cndev.path().display())),
+            Code::DRIVER_TOO_OLD => Obstacle::Mismatch(self.cndev.describe(code)),
+            code => Obstacle::Driver(self.cndev.describe(code)),
         }
     }
 
-    /// Opens the library, if it is not open.
-    fn open(&mut self) -> Result<(), Obstacle> {
-        if self.cndev.is_some() {
-            return Ok(());
+    fn stop_listening(&mut self) {
+        if let Some(listening) = self.listening.take() {
+            self.cndev.stop_listening(listening);
         }
+    }
+}
+
+impl Source for Library {
+    const LIBRARY: &'static str = LIBRARY;
+
+    type Card = Card;
+
+    fn open(options: &VendorOptions) -> Result<Self, OpenError> {
         let home = std::env::var("NEUWARE_HOME").ok().filter(|home| home.starts_with('/'));
         let at_home = home.map(|home| format!("{home}/lib64/libcndev.so"));
         let candidates: Vec<&str> = at_home.as_deref().into_iter().chain(CANDIDATES).collect();
-        match Cndev::open(self.options.library(), &candidates) {
-            Ok(cndev) => self.cndev = Some(cndev),
-            Err(error) => {
-                return Err(match not_open(LIBRARY, &error) {
-                    ProbeError::Absent(reason) => Obstacle::Absent(reason),
-                    other => Obstacle::Driver(other.to_string()),
-                });
-            }
-        }
-        Ok(())
+        let cndev = Cndev::open(options.library(), &candidates)?;
+        Ok(Self { cndev, root: options.root.clone(), listening: None })
     }
 
-    /// Opens and initialises the library if need be, and lists the cards.
-    fn look(&mut self) -> Result<(), Obstacle> {
-        self.open()?;
-        let Some(cndev) = &self.cndev else { return Ok(()) };
-        let obstacle = |code: Code| match code {
-            Code::NO_DRIVER => Obstacle::Absent("the driver is not loaded".to_owned()),
-            Code::NO_DEVICES => Obstacle::Absent("the driver shows no card".to_owned()),
-            Code::MISSING => Obstacle::Driver(format!("{} lacks functions", cndev.path().display())),
-            code => Obstacle::Driver(cndev.describe(code)),
-        };
-        self.anew_in = self.anew_in.saturating_sub(1);
-        if self.begin_anew && self.is_initialized && self.anew_in == 0 {
-            self.begin_anew = false;
-            self.anew_after = (self.anew_after * 2).clamp(1, MAX_LOOKS);
-            self.anew_in = self.anew_after;
-            self.cards.clear();
-            if let Some(listening) = self.listening.take() {
-                cndev.stop_listening(listening);
-            }
-            cndev.shut_down();
-            self.is_initialized = false;
-        }
-        if !self.is_initialized {
-            if let Err(code) = cndev.initialize() {
-                // Once it has worked, it is the driver that has become another.
-                self.is_outdated = code == Code::DRIVER_TOO_OLD && self.has_worked;
-                return Err(obstacle(code));
-            }
-            self.is_initialized = true;
-        }
-        let count = match cndev.count() {
-            Ok(count) => count.min(MAX_CARDS),
-            Err(code) => {
-                self.begin_anew = true;
-                self.cards.clear();
-                return Err(obstacle(code));
-            }
-        };
-        let mut trouble = None;
-        let mut known = std::mem::take(&mut self.cards);
+    fn initialize(&mut self) -> Result<(), Obstacle> {
+        self.cndev.initialize().map_err(|code| self.obstacle(code))
+    }
+
+    fn shut_down(&mut self, cards: Vec<Card>) {
+        drop(cards);
+        self.stop_listening();
+        self.cndev.shut_down();
+    }
+
+    fn cards(&mut self, mut known: Vec<Card>, trouble: &mut Option<String>) -> Result<Vec<Card>, Obstacle> {
+        let cndev = &self.cndev;
+        let count = cndev.count().map_err(|code| self.obstacle(code))?.min(MAX_CARDS);
+        let mut cards = Vec::<Card>::new();
         let mut is_new = false;
         for index in 0..count {
             let found = cndev.handle(index).and_then(|handle| Ok((handle, identity(cndev, handle)?)));
@@ -217,10 +149,10 @@ impl Cambricon {
                     continue;
                 }
             };
-            if self.cards.iter().any(|card| card.facts.device == device) {
+            if cards.iter().any(|card| card.facts.device == device) {
                 continue;
             }
-            let facts = Facts::look(cndev, handle, index, device, &self.options.root);
+            let facts = Facts::look(cndev, handle, index, device, &self.root);
             // One we know keeps what has been found out about it.
             let card = match known.iter().position(|card| card.handle == handle && card.facts.device == facts.device) {
                 Some(at) => Card { facts, ..known.swap_remove(at) },
@@ -229,62 +161,29 @@ impl Cambricon {
                     Card::new(cndev, handle, facts)
                 }
             };
-            self.cards.push(card.with_questions(cndev));
+            cards.push(card.with_questions(cndev));
         }
         if is_new || self.listening.is_none() {
-            if let Some(listening) = self.listening.take() {
-                cndev.stop_listening(listening);
-            }
-            self.listening = cndev.listen(self.cards.iter().map(|card| card.handle)).ok();
+            self.stop_listening();
+            self.listening = self.cndev.listen(cards.iter().map(|card| card.handle)).ok();
         }
-        match &trouble {
-            Some(_) => self.begin_anew = true,
-            None => (self.anew_in, self.anew_after) = (0, 0),
-        }
-        match trouble {
-            // One card in trouble takes nothing from the others.
-            _ if !self.cards.is_empty() => Ok(()),
-            Some(message) => Err(Obstacle::Driver(message)),
-            None => Err(Obstacle::Absent("the driver shows no card".to_owned())),
-        }
+        Ok(cards)
     }
-}
 
-impl Vendor for Cambricon {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        if std::mem::take(&mut self.look_now) || tick.is_due(LOOK_EVERY) {
-            self.obstacle = self.look().err();
-        }
-        if let Some(obstacle) = &self.obstacle {
-            return Err(obstacle.error());
-        }
-        let Some(cndev) = &self.cndev else { return Ok(()) };
-        self.has_worked = true;
+    fn hear(&mut self, cards: &mut [Card], tick: &Tick, out: &mut Readings) {
         if let Some(listening) = &self.listening {
-            hear(cndev, listening, tick, &mut self.cards, out);
-        }
-        let slow = tick.is_due(SLOW_EVERY);
-        let before = self.cards.len();
-        self.cards.retain_mut(|card| card.sample(cndev, slow, tick, window, out));
-        if self.cards.len() < before {
-            // Numbers may now be others', and what is back is seen only after a new beginning.
-            self.look_now = true;
-            self.begin_anew = true;
-        }
-        Ok(())
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        let Some(cndev) = &self.cndev else { return };
-        for card in &self.cards {
-            let load = cndev.utilization(card.handle).ok().and_then(ratio);
-            let power = cndev.power(card.handle).ok().and_then(|power| watts(power.usage));
-            window.look(&card.facts.device, load, power);
+            hear(&self.cndev, listening, tick, cards, out);
         }
     }
 
-    fn is_outdated(&self) -> bool {
-        self.is_outdated
+    fn sample(&mut self, card: &mut Card, tick: &Tick, slow: bool, window: &mut Window, out: &mut Readings) -> bool {
+        card.sample(&self.cndev, slow, tick, window, out)
+    }
+
+    fn glance(&mut self, card: &Card, window: &mut Window) {
+        let load = self.cndev.utilization(card.handle).ok().and_then(ratio);
+        let power = self.cndev.power(card.handle).ok().and_then(|power| watts(power.usage));
+        window.look(&card.facts.device, load, power);
     }
 }
 
@@ -579,7 +478,7 @@ struct MimInstance {
 }
 
 /// A card.
-struct Card {
+pub(crate) struct Card {
     handle: Handle,
     facts: Facts,
     /// Fields it answers.
@@ -1068,7 +967,6 @@ fn reason_names(each: &[i32; 6]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use nodescope_model::catalogue::Catalogue;
     use proptest::prelude::*;
 
     use super::*;
@@ -1128,25 +1026,6 @@ mod tests {
         assert_eq!(traffic.bytes, Some((3, 4)), "a count stays until there is a newer one");
         traffic.look(true, || None);
         assert_eq!((traffic.pace, traffic.bytes), (Pace::Slowly, None));
-    }
-
-    #[test]
-    fn an_obstacle_is_looked_at_again_only_after_a_minute() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = HostRoot::new(directory.path());
-        let options = VendorOptions { root: root.clone(), library: Some(directory.path().join("libnone.so")) };
-        let mut out = Readings::new(&Catalogue::built_in(), crate::accelerators::VendorId::Cambricon, root);
-        let mut reader = Cambricon::new(options);
-        let mut window = Window::default();
-        let mut at = |seconds: i64, out: &mut Readings| {
-            let tick = Tick { ts_micros: seconds * 1_000_000, first: false };
-            reader.sample(&tick, &mut window, out).unwrap_err().to_string()
-        };
-        let first = at(1, &mut out);
-        assert!(first.contains("libnone.so"), "{first}");
-        std::fs::write(directory.path().join("libnone.so"), "no library").unwrap();
-        assert_eq!(at(2, &mut out), first);
-        assert_ne!(at(60, &mut out), first);
     }
 
     proptest! {

@@ -29,7 +29,7 @@ pub(super) const MAX_CARDS: u32 = 256;
 
 /// What stands between us and the cards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Obstacle {
+pub(crate) enum Obstacle {
     /// There is no driver, or no card.
     Absent(String),
     /// The driver is there and does not do its part.
@@ -48,7 +48,7 @@ impl Obstacle {
 }
 
 /// A vendor's library and how its cards are read.
-pub(super) trait Source: Sized {
+pub(crate) trait Source: Sized {
     /// Its name in errors and events.
     const LIBRARY: &'static str;
 
@@ -66,6 +66,9 @@ pub(super) trait Source: Sized {
     /// The cards there are. Of those known, what is still the same is kept. One card's trouble is told in `trouble`.
     fn cards(&mut self, known: Vec<Self::Card>, trouble: &mut Option<String>) -> Result<Vec<Self::Card>, Obstacle>;
 
+    /// Takes what the library has reported by itself since the tick before, of any card.
+    fn hear(&mut self, _cards: &mut [Self::Card], _tick: &Tick, _out: &mut Readings) {}
+
     /// The rows of a card; false when it is lost. `slow` is true every ten seconds.
     fn sample(
         &mut self,
@@ -81,7 +84,7 @@ pub(super) trait Source: Sized {
 }
 
 /// Keeps a source and its cards.
-pub(super) struct Reader<S: Source> {
+pub(crate) struct Reader<S: Source> {
     options: VendorOptions,
     source: Option<S>,
     cards: Vec<S::Card>,
@@ -101,7 +104,7 @@ pub(super) struct Reader<S: Source> {
 
 impl<S: Source> Reader<S> {
     /// Nothing is opened yet.
-    pub(super) fn new(options: VendorOptions) -> Self {
+    pub(crate) fn new(options: VendorOptions) -> Self {
         Self {
             options,
             source: None,
@@ -179,6 +182,7 @@ impl<S: Source> Vendor for Reader<S> {
         }
         let Some(source) = &mut self.source else { return Ok(()) };
         self.has_worked = true;
+        source.hear(&mut self.cards, tick, out);
         let slow = tick.is_due(SLOW_EVERY);
         for mut card in std::mem::take(&mut self.cards) {
             if source.sample(&mut card, tick, slow, window, out) {
@@ -329,6 +333,7 @@ pub(super) fn numa_node(root: &HostRoot, pci_bdf: Option<&str>) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use nodescope_model::catalogue::Catalogue;
     use proptest::prelude::*;
 
     use super::*;
@@ -344,6 +349,25 @@ mod tests {
         fn is_loss(self) -> bool {
             self.0 == 15
         }
+    }
+
+    #[test]
+    fn an_obstacle_is_looked_at_again_only_after_a_minute() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(directory.path());
+        let options = VendorOptions { root: root.clone(), library: Some(directory.path().join("libnone.so")) };
+        let mut out = Readings::new(&Catalogue::built_in(), crate::accelerators::VendorId::Nvidia, root);
+        let mut reader = super::super::nvidia::Nvidia::new(options);
+        let mut window = Window::default();
+        let mut at = |seconds: i64, out: &mut Readings| {
+            let tick = Tick { ts_micros: seconds * 1_000_000, first: false };
+            reader.sample(&tick, &mut window, out).unwrap_err().to_string()
+        };
+        let first = at(1, &mut out);
+        assert!(first.contains("libnone.so"), "{first}");
+        std::fs::write(directory.path().join("libnone.so"), "no library").unwrap();
+        assert_eq!(at(2, &mut out), first);
+        assert_ne!(at(60, &mut out), first);
     }
 
     #[test]

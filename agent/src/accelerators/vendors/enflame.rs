@@ -14,17 +14,17 @@ use std::collections::BTreeMap;
 
 use nodescope_model::rows::Row;
 
+use super::VendorOptions;
 use super::common::{
     Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
     small,
 };
-use super::{Vendor, VendorOptions};
 use crate::abi::OpenError;
 use crate::abi::efml::{Clock, Code, Device, Efml, Info, Memory, ProcessSample};
 use crate::accelerators::readings::{OnDevice, Readings};
 use crate::accelerators::window::Window;
 use crate::host_root::HostRoot;
-use crate::probe::{ProbeError, Tick};
+use crate::probe::Tick;
 
 const CANDIDATES: &[&str] =
     &["libefml.so.1", "libefml.so", "libefml.so.2", "/usr/lib/libefml.so", "/usr/lib64/libefml.so"];
@@ -34,27 +34,7 @@ const MAX_PORTS: u32 = 32;
 const MAX_SLICES: usize = 64;
 
 /// Reads Enflame's cards.
-pub(crate) struct Enflame(Reader<Library>);
-
-impl Enflame {
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self(Reader::new(options))
-    }
-}
-
-impl Vendor for Enflame {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        self.0.sample(tick, window, out)
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        self.0.glance(window);
-    }
-
-    fn is_outdated(&self) -> bool {
-        self.0.is_outdated()
-    }
-}
+pub(crate) type Enflame = Reader<Library>;
 
 impl Answer for Code {
     fn is_absence(self) -> bool {
@@ -66,13 +46,14 @@ impl Answer for Code {
     }
 }
 
-struct Library {
+/// The library, as it is open.
+pub(crate) struct Library {
     efml: Efml,
     root: HostRoot,
 }
 
 /// A card.
-struct Card {
+pub(crate) struct Card {
     index: u32,
     identity: String,
     device: Device,

@@ -4,37 +4,18 @@
 //! and what this library lacks (fields, GPM, events, rings of samples) is NULL or asked for by the older functions. It
 //! comes with the CoreX toolkit and not with the driver, so a machine without the toolkit has only the PCI bus to tell.
 
-use super::nvidia::{Flavour, Reader};
-use super::{Vendor, VendorOptions};
-use crate::accelerators::readings::Readings;
-use crate::accelerators::window::Window;
-use crate::probe::{ProbeError, Tick};
+use super::common::Reader;
+use super::nvidia::{Flavour, Library};
 
-const IXML: Flavour = Flavour {
-    library: "IXML",
-    candidates: &["/usr/local/corex/lib64/libixml.so", "/usr/local/corex/lib/libixml.so", "libixml.so"],
-    device_file: "iluvatar",
-};
+/// The library of the CoreX toolkit.
+pub(crate) struct Ixml;
+
+impl Flavour for Ixml {
+    const LIBRARY: &'static str = "IXML";
+    const CANDIDATES: &'static [&'static str] =
+        &["/usr/local/corex/lib64/libixml.so", "/usr/local/corex/lib/libixml.so", "libixml.so"];
+    const DEVICE_FILE: &'static str = "iluvatar";
+}
 
 /// Reads Iluvatar's cards.
-pub(crate) struct Iluvatar(Reader);
-
-impl Iluvatar {
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self(Reader::new(&IXML, options))
-    }
-}
-
-impl Vendor for Iluvatar {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        self.0.sample(tick, window, out)
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        self.0.glance(window);
-    }
-
-    fn is_outdated(&self) -> bool {
-        self.0.is_outdated
-    }
-}
+pub(crate) type Iluvatar = Reader<Library<Ixml>>;

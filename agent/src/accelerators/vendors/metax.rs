@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use nodescope_model::rows::Row;
 
+use super::VendorOptions;
 use super::common::{
     Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
     small,
 };
-use super::{Vendor, VendorOptions};
 use crate::abi::OpenError;
 use crate::abi::mxsml::{
     Clock, Code, EccErrors, Info, LinkError, List, Mode, Mxsml, Part, Place, Process, Sensor, Sgpu, Version, Way, port,
@@ -31,7 +31,7 @@ use crate::abi::mxsml::{
 use crate::accelerators::readings::{Event, OnDevice, Readings};
 use crate::accelerators::window::Window;
 use crate::host_root::HostRoot;
-use crate::probe::{ProbeError, Tick};
+use crate::probe::Tick;
 
 const CANDIDATES: &[&str] =
     &["libmxsml.so", "/opt/mxdriver/lib/libmxsml.so", "/opt/maca/lib/libmxsml.so", "/opt/mxn100/lib/libmxsml.so"];
@@ -62,23 +62,7 @@ const REASONS: &[(u64, &str)] = &[
 ];
 
 /// Reads MetaX's cards.
-pub(crate) struct Metax(Reader<Library>);
-
-impl Metax {
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self(Reader::new(options))
-    }
-}
-
-impl Vendor for Metax {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        self.0.sample(tick, window, out)
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        self.0.glance(window);
-    }
-}
+pub(crate) type Metax = Reader<Library>;
 
 impl Answer for Code {
     fn is_absence(self) -> bool {
@@ -90,7 +74,8 @@ impl Answer for Code {
     }
 }
 
-struct Library {
+/// The library, as it is open.
+pub(crate) struct Library {
     mxsml: Mxsml,
     root: HostRoot,
     /// Room for lists of processes.
@@ -98,7 +83,7 @@ struct Library {
 }
 
 /// A card, or a virtual function of one.
-struct Card {
+pub(crate) struct Card {
     number: u32,
     identity: String,
     facts: Facts,

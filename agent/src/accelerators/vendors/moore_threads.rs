@@ -11,17 +11,17 @@
 
 use nodescope_model::rows::Row;
 
+use super::VendorOptions;
 use super::common::{
     Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
     small,
 };
-use super::{Vendor, VendorOptions};
 use crate::abi::OpenError;
 use crate::abi::mtml::{Code, Device, Gpu, Memory, Mtml, Profile, Session, Video};
 use crate::accelerators::readings::Readings;
 use crate::accelerators::window::Window;
 use crate::host_root::HostRoot;
-use crate::probe::{ProbeError, Tick};
+use crate::probe::Tick;
 
 const CANDIDATES: &[&str] = &["libmtml.so.2", "libmtml.so"];
 
@@ -30,27 +30,7 @@ const MAX_LINKS: u32 = 32;
 const MAX_INSTANCES: u32 = 64;
 
 /// Reads Moore Threads' cards.
-pub(crate) struct MooreThreads(Reader<Library>);
-
-impl MooreThreads {
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self(Reader::new(options))
-    }
-}
-
-impl Vendor for MooreThreads {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        self.0.sample(tick, window, out)
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        self.0.glance(window);
-    }
-
-    fn is_outdated(&self) -> bool {
-        self.0.is_outdated()
-    }
-}
+pub(crate) type MooreThreads = Reader<Library>;
 
 impl Answer for Code {
     fn is_absence(self) -> bool {
@@ -62,14 +42,15 @@ impl Answer for Code {
     }
 }
 
-struct Library {
+/// The library, as it is open.
+pub(crate) struct Library {
     mtml: Mtml,
     root: HostRoot,
     session: Option<Session>,
 }
 
 /// A card.
-struct Card {
+pub(crate) struct Card {
     index: u32,
     identity: String,
     handles: Handles,

@@ -21,49 +21,49 @@
 //! Left out: `DeviceGetPcieThroughput`, of which each call measures for 20 ms; PCIe traffic comes as fields.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::marker::PhantomData;
 
 use nodescope_model::rows::Row;
 
-use super::{Vendor, VendorOptions, not_open};
-use crate::abi::nvml::{Clock, Code, FieldValue, Gpm, Handle, Nvml, ProcessSample, Ring, Sample, events};
+use super::VendorOptions;
+use super::common::{MAX_CARDS, Obstacle, Reader, Source};
+use crate::abi::OpenError;
+use crate::abi::nvml::{Clock, Code, EventSet, FieldValue, Gpm, Handle, Nvml, ProcessSample, Ring, Sample, events};
 use crate::accelerators::readings::{Event, OnDevice, Readings};
 use crate::accelerators::window::Window;
 use crate::host_root::{HostRoot, first_word};
 use crate::kernel_log::xid_meaning;
-use crate::probe::{ProbeError, Tick};
-
-/// How often library and cards are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// How often what changes slowly is asked for: partitions, links, errors by kind of memory.
-const SLOW_EVERY: Duration = Duration::from_secs(10);
+use crate::probe::Tick;
 
 /// Links a card has at the most.
 const MAX_LINKS: u32 = 18;
 
-/// Looks between two new beginnings, at the most.
-const MAX_LOOKS: u32 = 16;
-
 /// Events taken at one tick; the rest comes at the next.
 const MAX_EVENTS: usize = 64;
 
-/// Cards and partitions of a card looked at: beyond what any machine has.
-const MAX_CARDS: u32 = 256;
+/// Partitions of a card looked at: beyond what any card has.
 const MAX_PARTITIONS: u32 = 64;
 
 /// Which library of this pattern.
-pub(super) struct Flavour {
+pub(crate) trait Flavour {
     /// Its name in errors and events.
-    pub(super) library: &'static str,
+    const LIBRARY: &'static str;
+
     /// Where it is looked for.
-    pub(super) candidates: &'static [&'static str],
+    const CANDIDATES: &'static [&'static str];
+
     /// Names of the cards' files below `/dev`, before their number.
-    pub(super) device_file: &'static str,
+    const DEVICE_FILE: &'static str;
 }
 
-const NVML: Flavour =
-    Flavour { library: "NVML", candidates: &["libnvidia-ml.so.1", "libnvidia-ml.so"], device_file: "nvidia" };
+/// The driver's own.
+pub(crate) struct Original;
+
+impl Flavour for Original {
+    const LIBRARY: &'static str = "NVML";
+    const CANDIDATES: &'static [&'static str] = &["libnvidia-ml.so.1", "libnvidia-ml.so"];
+    const DEVICE_FILE: &'static str = "nvidia";
+}
 
 /// How a field's number becomes a column's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,162 +165,59 @@ const REASONS: &[(u64, &str)] = &[
 ];
 
 /// Reads NVIDIA's cards.
-pub(crate) struct Nvidia(Reader);
+pub(crate) type Nvidia = Reader<Library<Original>>;
 
-impl Nvidia {
-    pub(crate) fn new(options: VendorOptions) -> Self {
-        Self(Reader::new(&NVML, options))
-    }
+/// The library, as it is open.
+pub(crate) struct Library<F> {
+    nvml: Nvml,
+    root: HostRoot,
+    /// What its events come through.
+    events: Option<EventSet>,
+    flavour: PhantomData<F>,
 }
 
-impl Vendor for Nvidia {
-    fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        self.0.sample(tick, window, out)
-    }
-
-    fn glance(&mut self, window: &mut Window) {
-        self.0.glance(window);
-    }
-
-    fn is_outdated(&self) -> bool {
-        self.0.is_outdated
-    }
-}
-
-/// What stands between us and the cards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Obstacle {
-    /// There is no driver, or no card.
-    Absent(String),
-    /// The driver is there and does not do its part.
-    Driver(String),
-}
-
-impl Obstacle {
-    fn error(&self, library: &'static str) -> ProbeError {
-        match self {
-            Self::Absent(reason) => ProbeError::Absent(reason.clone()),
-            Self::Driver(message) => ProbeError::Driver { library, message: message.clone() },
-        }
-    }
-}
-
-/// The library, once it is open, and the cards it has shown.
-pub(super) struct Reader {
-    flavour: &'static Flavour,
-    options: VendorOptions,
-    nvml: Option<Nvml>,
-    is_initialized: bool,
-    obstacle: Option<Obstacle>,
-    cards: Vec<Card>,
-    events: Option<crate::abi::nvml::EventSet>,
-    /// Something is not as it should be, so the library is initialised again at the next look.
-    begin_anew: bool,
-    /// Looks until then, and how many it was the last time: where a card is gone for good, every new beginning may
-    /// take seconds, and changes nothing.
-    anew_in: u32,
-    anew_after: u32,
-    look_now: bool,
-    has_worked: bool,
-    pub(super) is_outdated: bool,
-}
-
-impl Reader {
-    /// Nothing is opened yet.
-    pub(super) fn new(flavour: &'static Flavour, options: VendorOptions) -> Self {
-        Self {
-            flavour,
-            options,
-            nvml: None,
-            is_initialized: false,
-            obstacle: None,
-            cards: Vec::new(),
-            events: None,
-            begin_anew: false,
-            anew_in: 0,
-            anew_after: 0,
-            look_now: true,
-            has_worked: false,
-            is_outdated: false,
-        }
-    }
-
-    pub(super) fn sample(&mut self, tick: &Tick, window: &mut Window, out: &mut Readings) -> Result<(), ProbeError> {
-        if std::mem::take(&mut self.look_now) || tick.is_due(LOOK_EVERY) {
-            self.obstacle = self.look().err();
-        }
-        if let Some(obstacle) = &self.obstacle {
-            return Err(obstacle.error(self.flavour.library));
-        }
-        let Some(nvml) = &self.nvml else { return Ok(()) };
-        self.has_worked = true;
-        if let Some(set) = &self.events {
-            hear(nvml, set, self.flavour.library, tick, &mut self.cards, out);
-        }
-        let slow = tick.is_due(SLOW_EVERY);
-        let before = self.cards.len();
-        self.cards.retain_mut(|card| card.sample(nvml, slow, window, out));
-        if self.cards.len() < before {
-            // Numbers may now be others', and what is back is seen only after a new beginning.
-            self.look_now = true;
-            self.begin_anew = true;
-        }
-        Ok(())
-    }
-
-    pub(super) fn glance(&mut self, window: &mut Window) {
-        let Some(nvml) = &self.nvml else { return };
-        for card in self.cards.iter().filter(|card| card.is_cut != Some(true)) {
-            card.glance(nvml, window);
-        }
-    }
-
-    /// Opens and initialises the library if need be, and lists the cards.
-    fn look(&mut self) -> Result<(), Obstacle> {
-        if self.nvml.is_none() {
-            let nvml = Nvml::open(self.options.library(), self.flavour.candidates);
-            self.nvml = Some(nvml.map_err(|error| match not_open(self.flavour.library, &error) {
-                ProbeError::Absent(reason) => Obstacle::Absent(reason),
-                other => Obstacle::Driver(other.to_string()),
-            })?);
-        }
-        let Some(nvml) = &self.nvml else { return Ok(()) };
-        let obstacle = |code: Code| match code {
+impl<F: Flavour> Library<F> {
+    fn obstacle(&self, code: Code) -> Obstacle {
+        match code {
             Code::DRIVER_NOT_LOADED => Obstacle::Absent("the driver is not loaded".to_owned()),
-            Code::MISSING => Obstacle::Driver(format!("{} lacks functions", nvml.path().display())),
-            code => Obstacle::Driver(nvml.describe(code)),
-        };
-        self.anew_in = self.anew_in.saturating_sub(1);
-        if self.begin_anew && self.is_initialized && self.anew_in == 0 {
-            self.begin_anew = false;
-            self.anew_after = (self.anew_after * 2).clamp(1, MAX_LOOKS);
-            self.anew_in = self.anew_after;
-            self.cards.clear();
-            if let Some(set) = self.events.take() {
-                nvml.stop_listening(set);
-            }
-            nvml.shut_down();
-            self.is_initialized = false;
+            Code::MISSING => Obstacle::Driver(format!("{} lacks functions", self.nvml.path().display())),
+            Code::VERSION_MISMATCH => Obstacle::Mismatch(self.nvml.describe(code)),
+            code => Obstacle::Driver(self.nvml.describe(code)),
         }
-        if !self.is_initialized {
-            if let Err(code) = nvml.initialize() {
-                // Once it has worked, it is the driver that has become another.
-                self.is_outdated = code == Code::VERSION_MISMATCH && self.has_worked;
-                return Err(obstacle(code));
-            }
-            self.is_initialized = true;
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(set) = self.events.take() {
+            self.nvml.stop_listening(set);
         }
-        let count = match nvml.count() {
-            Ok(count) => count.min(MAX_CARDS),
-            Err(code) => {
-                self.begin_anew = true;
-                self.cards.clear();
-                return Err(obstacle(code));
-            }
-        };
+    }
+}
+
+impl<F: Flavour> Source for Library<F> {
+    const LIBRARY: &'static str = F::LIBRARY;
+
+    type Card = Card;
+
+    fn open(options: &VendorOptions) -> Result<Self, OpenError> {
+        let nvml = Nvml::open(options.library(), F::CANDIDATES)?;
+        Ok(Self { nvml, root: options.root.clone(), events: None, flavour: PhantomData })
+    }
+
+    fn initialize(&mut self) -> Result<(), Obstacle> {
+        self.nvml.initialize().map_err(|code| self.obstacle(code))
+    }
+
+    fn shut_down(&mut self, cards: Vec<Card>) {
+        drop(cards);
+        self.stop_listening();
+        self.nvml.shut_down();
+    }
+
+    fn cards(&mut self, mut known: Vec<Card>, trouble: &mut Option<String>) -> Result<Vec<Card>, Obstacle> {
+        let nvml = &self.nvml;
+        let count = nvml.count().map_err(|code| self.obstacle(code))?.min(MAX_CARDS);
         let driver = nvml.driver_version();
-        let mut trouble = None;
-        let mut known = std::mem::take(&mut self.cards);
+        let mut cards = Vec::<Card>::new();
         let mut is_new = false;
         for index in 0..count {
             let found = nvml.handle(index).and_then(|handle| Ok((handle, nvml.uuid(handle)?)));
@@ -333,10 +230,10 @@ impl Reader {
                     continue;
                 }
             };
-            if self.cards.iter().any(|card| card.facts.uuid == uuid) {
+            if cards.iter().any(|card| card.facts.uuid == uuid) {
                 continue;
             }
-            let facts = Facts::look(nvml, handle, index, uuid, driver.as_deref(), self.flavour, &self.options.root);
+            let facts = Facts::look(nvml, handle, index, uuid, driver.as_deref(), F::DEVICE_FILE, &self.root);
             // One we know keeps where it has read to.
             let card = match known.iter().position(|card| card.handle == handle && card.facts.uuid == facts.uuid) {
                 Some(at) => Card { facts, ..known.swap_remove(at) },
@@ -345,36 +242,34 @@ impl Reader {
                     Card::new(nvml, handle, facts)
                 }
             };
-            self.cards.push(card.with_questions(nvml));
+            cards.push(card.with_questions(nvml));
         }
         if is_new || self.events.is_none() {
-            if let Some(set) = self.events.take() {
-                nvml.stop_listening(set);
-            }
-            self.events = nvml.listen(self.cards.iter().map(|card| card.handle)).ok();
+            self.stop_listening();
+            self.events = self.nvml.listen(cards.iter().map(|card| card.handle)).ok();
         }
-        match &trouble {
-            Some(_) => self.begin_anew = true,
-            None => (self.anew_in, self.anew_after) = (0, 0),
+        Ok(cards)
+    }
+
+    fn hear(&mut self, cards: &mut [Card], tick: &Tick, out: &mut Readings) {
+        if let Some(set) = &self.events {
+            hear(&self.nvml, set, F::LIBRARY, tick, cards, out);
         }
-        match trouble {
-            // One card in trouble takes nothing from the others.
-            _ if !self.cards.is_empty() => Ok(()),
-            Some(message) => Err(Obstacle::Driver(message)),
-            None => Err(Obstacle::Absent("the driver shows no card".to_owned())),
+    }
+
+    fn sample(&mut self, card: &mut Card, _: &Tick, slow: bool, window: &mut Window, out: &mut Readings) -> bool {
+        card.sample(&self.nvml, slow, window, out)
+    }
+
+    fn glance(&mut self, card: &Card, window: &mut Window) {
+        if card.is_cut != Some(true) {
+            card.glance(&self.nvml, window);
         }
     }
 }
 
 /// Takes what the driver has reported since.
-fn hear(
-    nvml: &Nvml,
-    set: &crate::abi::nvml::EventSet,
-    source: &'static str,
-    tick: &Tick,
-    cards: &mut [Card],
-    out: &mut Readings,
-) {
+fn hear(nvml: &Nvml, set: &EventSet, source: &'static str, tick: &Tick, cards: &mut [Card], out: &mut Readings) {
     for _ in 0..MAX_EVENTS {
         let Some(event) = nvml.next_event(set) else { return };
         let card = cards.iter_mut().find(|card| card.handle == event.device);
@@ -445,7 +340,7 @@ impl Facts {
         index: u32,
         uuid: String,
         driver: Option<&str>,
-        flavour: &Flavour,
+        device_file: &str,
         root: &HostRoot,
     ) -> Self {
         let pci_bdf = nvml.pci(handle).ok().and_then(|pci| pci_bdf(pci.domain, pci.bus, pci.device));
@@ -460,7 +355,7 @@ impl Facts {
             model: nvml.name(handle).ok(),
             serial: nvml.serial(handle).ok().filter(|serial| serial != "0"),
             pci_bdf,
-            device_file: nvml.minor(handle).ok().filter(|n| known(*n)).map(|n| format!("{}{n}", flavour.device_file)),
+            device_file: nvml.minor(handle).ok().filter(|n| known(*n)).map(|n| format!("{device_file}{n}")),
             firmware: nvml.vbios(handle).ok(),
             numa_node,
             cores: count(nvml.cores(handle)),
@@ -503,7 +398,7 @@ struct Kept {
 }
 
 /// A card.
-struct Card {
+pub(crate) struct Card {
     handle: Handle,
     facts: Facts,
     /// Whether it is cut into partitions; `None` where it cannot be.
@@ -1202,25 +1097,6 @@ mod tests {
         assert_eq!(partition_profile("NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb"), Some("1c.3g.20gb"));
         assert_eq!(partition_profile("NVIDIA H100 80GB HBM3"), None);
         assert_eq!(partition_profile("MIG "), None);
-    }
-
-    #[test]
-    fn an_obstacle_is_looked_at_again_only_after_a_minute() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = HostRoot::new(directory.path());
-        let options = VendorOptions { root: root.clone(), library: Some(directory.path().join("libnone.so")) };
-        let mut out = Readings::new(&Catalogue::built_in(), crate::accelerators::VendorId::Nvidia, root);
-        let mut reader = Reader::new(&NVML, options);
-        let mut window = Window::default();
-        let mut at = |seconds: i64, out: &mut Readings| {
-            let tick = Tick { ts_micros: seconds * 1_000_000, first: false };
-            reader.sample(&tick, &mut window, out).unwrap_err().to_string()
-        };
-        let first = at(1, &mut out);
-        assert!(first.contains("libnone.so"), "{first}");
-        std::fs::write(directory.path().join("libnone.so"), "no library").unwrap();
-        assert_eq!(at(2, &mut out), first);
-        assert_ne!(at(60, &mut out), first);
     }
 
     proptest! {
