@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use nodescope_model::rows::Row;
 
+use super::common::Trouble;
 use super::{Vendor, VendorOptions, not_open};
 use crate::abi::dcmi::{
     Activity, Chip, ChipName, Clock, Code, Dcmi, EccInfo, HCCS_PIECE, HccsCounters, Load, Memory, PcieBandwidth,
@@ -349,20 +350,6 @@ struct Partition {
     memory: Option<u64>,
 }
 
-/// Keeps the first trouble beside the values that came.
-#[derive(Default)]
-struct Trouble(Option<(&'static str, Code)>);
-
-impl Trouble {
-    fn is_loss(&self) -> bool {
-        self.0.is_some_and(|(_, code)| code.is_loss())
-    }
-
-    fn text(&self) -> Option<String> {
-        self.0.map(|(what, code)| format!("{what}: {}", code.describe()))
-    }
-}
-
 /// Loads of a chip and of its parts, each a share of one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Shares {
@@ -412,7 +399,7 @@ impl Npu {
     fn ask<T>(
         &mut self,
         question: Question,
-        trouble: &mut Trouble,
+        trouble: &mut Trouble<Code>,
         what: &'static str,
         ask: impl FnOnce(Chip) -> Result<T, Code>,
     ) -> Option<T> {
@@ -420,21 +407,15 @@ impl Npu {
         if self.refused.0 & bit != 0 {
             return None;
         }
-        match ask(self.chip) {
-            Ok(value) => Some(value),
-            Err(code) => {
-                if code.is_absence() {
-                    self.refused.0 |= bit;
-                } else {
-                    trouble.0.get_or_insert((what, code));
-                }
-                None
-            }
+        let answer = ask(self.chip);
+        if answer.as_ref().is_err_and(|code| code.is_absence()) {
+            self.refused.0 |= bit;
         }
+        trouble.keep(what, answer)
     }
 
     /// Newer drivers tell all loads at once, older ones one by one.
-    fn loads(&mut self, dcmi: &Dcmi, trouble: &mut Trouble) -> Shares {
+    fn loads(&mut self, dcmi: &Dcmi, trouble: &mut Trouble<Code>) -> Shares {
         if let Some(loads) = self.ask(Question::Loads, trouble, "load", |chip| dcmi.loads(chip)) {
             return Shares {
                 overall: ratio(loads.overall),
@@ -454,7 +435,7 @@ impl Npu {
     }
 
     /// The stacked memory, or where there is none (inference cards), the other.
-    fn memory(&mut self, dcmi: &Dcmi, trouble: &mut Trouble) -> MemoryState {
+    fn memory(&mut self, dcmi: &Dcmi, trouble: &mut Trouble<Code>) -> MemoryState {
         let hbm = self.ask(Question::Hbm, trouble, "memory", |chip| dcmi.hbm(chip));
         if let Some(hbm) = hbm.filter(|hbm| mebibytes(hbm.total).is_some()) {
             let (total, used) = (mebibytes(hbm.total), mebibytes_or_none(hbm.used));
@@ -501,7 +482,7 @@ impl Npu {
     }
 
     /// What changes slowly.
-    fn look_slowly(&mut self, dcmi: &Dcmi, trouble: &mut Trouble) {
+    fn look_slowly(&mut self, dcmi: &Dcmi, trouble: &mut Trouble<Code>) {
         let before = self.slow.take().unwrap_or_default();
         let voltage = self.ask(Question::Voltage, trouble, "voltage", |chip| dcmi.voltage(chip)).and_then(volts);
         let network = self.ask(Question::NetworkHealth, trouble, "network", |chip| dcmi.network_health(chip));
@@ -606,7 +587,7 @@ impl Npu {
         if let Some(slow) = &self.slow {
             slow.fill(&mut row);
         }
-        row.text("error", trouble.text().as_deref());
+        row.text("error", trouble.text(Code::describe).as_deref());
         for process in self.processes.iter().filter_map(|process| on_device(&facts.uuid, process)) {
             out.process(&process);
         }
@@ -627,7 +608,7 @@ impl Npu {
     }
 
     /// Errors that stand now and did not at the tick before are events.
-    fn compare_codes(&mut self, dcmi: &Dcmi, tick: &Tick, trouble: &mut Trouble, out: &mut Readings) {
+    fn compare_codes(&mut self, dcmi: &Dcmi, tick: &Tick, trouble: &mut Trouble<Code>, out: &mut Readings) {
         let mut now = std::mem::take(&mut self.codes_now);
         let answer = self.ask(Question::ErrorCodes, trouble, "errors", |chip| dcmi.error_codes(chip, &mut now));
         if answer.is_none() {
@@ -659,7 +640,7 @@ impl Npu {
     }
 
     /// Processes on the chip, and how many they are.
-    fn list_processes(&mut self, dcmi: &Dcmi, trouble: &mut Trouble) -> Option<i64> {
+    fn list_processes(&mut self, dcmi: &Dcmi, trouble: &mut Trouble<Code>) -> Option<i64> {
         let mut processes = std::mem::take(&mut self.processes);
         let answer = self.ask(Question::Processes, trouble, "processes", |chip| dcmi.processes(chip, &mut processes));
         if answer.is_none() {

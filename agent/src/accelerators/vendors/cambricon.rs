@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use nodescope_model::rows::Row;
 
 use super::VendorOptions;
-use super::common::{MAX_CARDS, Obstacle, Reader, Source};
+use super::common::{MAX_CARDS, Obstacle, Reader, Source, Trouble};
 use crate::abi::OpenError;
 use crate::abi::cndev::{
     Cndev, Code, DriverEvent, FieldValue, Handle, Health, Incident, Instance, Listening, Memory, Mpm, PciAddress,
@@ -501,32 +501,6 @@ pub(crate) struct Card {
     incidents: BTreeSet<(i32, i32)>,
 }
 
-/// Keeps the first trouble beside the values that came.
-#[derive(Default)]
-struct Trouble(Option<(&'static str, Code)>);
-
-impl Trouble {
-    fn keep<T>(&mut self, what: &'static str, answer: Result<T, Code>) -> Option<T> {
-        match answer {
-            Ok(value) => Some(value),
-            Err(code) => {
-                if !code.is_absence() {
-                    self.0.get_or_insert((what, code));
-                }
-                None
-            }
-        }
-    }
-
-    fn is_loss(&self) -> bool {
-        self.0.is_some_and(|(_, code)| code.is_loss())
-    }
-
-    fn text(&self, cndev: &Cndev) -> Option<String> {
-        self.0.map(|(what, code)| format!("{what}: {}", cndev.describe(code)))
-    }
-}
-
 impl Card {
     fn new(cndev: &Cndev, handle: Handle, facts: Facts) -> Self {
         Self {
@@ -662,7 +636,7 @@ impl Card {
         self.fill_levels(cndev, &mut trouble, &mut row);
         self.slow.fill(&mut row);
         self.fill_traffic_and_shares(cndev, &mut row);
-        row.text("error", trouble.text(cndev).as_deref());
+        row.text("error", trouble.text(|code| cndev.describe(code)).as_deref());
 
         let is_listed = processes.is_some();
         if let Some(processes) = processes {
@@ -695,7 +669,7 @@ impl Card {
     }
 
     /// How fast it runs, what holds it back, and how busy its codecs are.
-    fn fill_levels(&self, cndev: &Cndev, trouble: &mut Trouble, row: &mut Row<'_>) {
+    fn fill_levels(&self, cndev: &Cndev, trouble: &mut Trouble<Code>, row: &mut Row<'_>) {
         let frequency = trouble.keep("clock", cndev.frequency(self.handle));
         row.int("core_clock_hertz", frequency.and_then(|f| hertz(f.core)))
             .int("memory_clock_hertz", frequency.and_then(|f| hertz(f.memory)))

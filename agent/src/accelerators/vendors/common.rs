@@ -217,6 +217,69 @@ pub(super) trait Answer: Copy {
     fn is_loss(self) -> bool;
 }
 
+/// Every library's codes say the same of themselves.
+macro_rules! answers {
+    ($($library:ident),*) => {
+        $(impl Answer for crate::abi::$library::Code {
+            fn is_absence(self) -> bool {
+                self.is_absence()
+            }
+
+            fn is_loss(self) -> bool {
+                self.is_loss()
+            }
+        })*
+    };
+}
+
+answers!(cndev, dcmi, efml, mtml, mxsml, nvml);
+
+impl Answer for crate::abi::rsmi::Code {
+    fn is_absence(self) -> bool {
+        self.is_absence()
+    }
+
+    /// It has no code for a card that has gone.
+    fn is_loss(self) -> bool {
+        false
+    }
+}
+
+/// Keeps the first trouble beside the values that came.
+#[derive(Debug)]
+pub(super) struct Trouble<C>(Option<(&'static str, C)>);
+
+impl<C> Default for Trouble<C> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<C: Answer> Trouble<C> {
+    /// The value, if it came; an absence is no trouble.
+    pub(super) fn keep<T>(&mut self, what: &'static str, answer: Result<T, C>) -> Option<T> {
+        match answer {
+            Ok(value) => Some(value),
+            Err(code) => {
+                if !code.is_absence() {
+                    self.0.get_or_insert((what, code));
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the card has gone.
+    pub(super) fn is_loss(&self) -> bool {
+        self.0.is_some_and(|(_, code)| code.is_loss())
+    }
+
+    /// What it was, in words.
+    pub(super) fn text(&self, describe: impl FnOnce(C) -> String) -> Option<String> {
+        self.0.map(|(what, code)| format!("{what}: {}", describe(code)))
+    }
+}
+
 /// Asks one card its questions: keeps the first trouble, and leaves out until the next look what the card does not have.
 #[derive(Debug)]
 pub(super) struct Asking<C> {

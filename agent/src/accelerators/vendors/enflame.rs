@@ -16,8 +16,7 @@ use nodescope_model::rows::Row;
 
 use super::VendorOptions;
 use super::common::{
-    Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
-    small,
+    Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share, small,
 };
 use crate::abi::OpenError;
 use crate::abi::efml::{Clock, Code, Device, Efml, Info, Memory, ProcessSample};
@@ -35,16 +34,6 @@ const MAX_SLICES: usize = 64;
 
 /// Reads Enflame's cards.
 pub(crate) type Enflame = Reader<Library>;
-
-impl Answer for Code {
-    fn is_absence(self) -> bool {
-        self.is_absence()
-    }
-
-    fn is_loss(self) -> bool {
-        self.is_loss()
-    }
-}
 
 /// The library, as it is open.
 pub(crate) struct Library {

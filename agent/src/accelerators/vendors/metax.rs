@@ -21,8 +21,7 @@ use nodescope_model::rows::Row;
 
 use super::VendorOptions;
 use super::common::{
-    Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
-    small,
+    Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share, small,
 };
 use crate::abi::OpenError;
 use crate::abi::mxsml::{
@@ -63,16 +62,6 @@ const REASONS: &[(u64, &str)] = &[
 
 /// Reads MetaX's cards.
 pub(crate) type Metax = Reader<Library>;
-
-impl Answer for Code {
-    fn is_absence(self) -> bool {
-        self.is_absence()
-    }
-
-    fn is_loss(self) -> bool {
-        self.is_loss()
-    }
-}
 
 /// The library, as it is open.
 pub(crate) struct Library {

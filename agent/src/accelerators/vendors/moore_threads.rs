@@ -13,8 +13,7 @@ use nodescope_model::rows::Row;
 
 use super::VendorOptions;
 use super::common::{
-    Answer, Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share,
-    small,
+    Asking, MAX_CARDS, Obstacle, Reader, Source, celsius, megahertz, milliwatts, numa_node, pci_address, share, small,
 };
 use crate::abi::OpenError;
 use crate::abi::mtml::{Code, Device, Gpu, Memory, Mtml, Profile, Session, Video};
@@ -31,16 +30,6 @@ const MAX_INSTANCES: u32 = 64;
 
 /// Reads Moore Threads' cards.
 pub(crate) type MooreThreads = Reader<Library>;
-
-impl Answer for Code {
-    fn is_absence(self) -> bool {
-        self.is_absence()
-    }
-
-    fn is_loss(self) -> bool {
-        self.is_loss()
-    }
-}
 
 /// The library, as it is open.
 pub(crate) struct Library {

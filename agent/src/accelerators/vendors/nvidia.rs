@@ -26,7 +26,7 @@ use std::marker::PhantomData;
 use nodescope_model::rows::Row;
 
 use super::VendorOptions;
-use super::common::{MAX_CARDS, Obstacle, Reader, Source};
+use super::common::{MAX_CARDS, Obstacle, Reader, Source, Trouble};
 use crate::abi::OpenError;
 use crate::abi::nvml::{Clock, Code, EventSet, FieldValue, Gpm, Handle, Nvml, ProcessSample, Ring, Sample, events};
 use crate::accelerators::readings::{Event, OnDevice, Readings};
@@ -432,32 +432,6 @@ struct Partition {
     gpm: Option<Gpm>,
 }
 
-/// Keeps the first trouble beside the values that came.
-#[derive(Default)]
-struct Trouble(Option<(&'static str, Code)>);
-
-impl Trouble {
-    fn keep<T>(&mut self, what: &'static str, answer: Result<T, Code>) -> Option<T> {
-        match answer {
-            Ok(value) => Some(value),
-            Err(code) => {
-                if !code.is_absence() {
-                    self.0.get_or_insert((what, code));
-                }
-                None
-            }
-        }
-    }
-
-    fn is_loss(&self) -> bool {
-        self.0.is_some_and(|(_, code)| code.is_loss())
-    }
-
-    fn text(&self, nvml: &Nvml) -> Option<String> {
-        self.0.map(|(what, code)| format!("{what}: {}", nvml.describe(code)))
-    }
-}
-
 impl Card {
     fn new(nvml: &Nvml, handle: Handle, facts: Facts) -> Self {
         Self {
@@ -574,7 +548,7 @@ impl Card {
                 fill_gpm(nvml, self.handle, None, gpm, &mut self.metrics, &has, &mut row);
             }
         }
-        row.text("error", trouble.text(nvml).as_deref());
+        row.text("error", trouble.text(|code| nvml.describe(code)).as_deref());
         if is_cut {
             self.sample_partitions(nvml, out);
         } else {
@@ -623,7 +597,7 @@ impl Card {
     }
 
     /// How busy its engines are, how fast it runs, and what holds it back.
-    fn fill_levels(&self, nvml: &Nvml, trouble: &mut Trouble, row: &mut Row<'_>) {
+    fn fill_levels(&self, nvml: &Nvml, trouble: &mut Trouble<Code>, row: &mut Row<'_>) {
         let handle = self.handle;
         let mut clock = |which| trouble.keep("clock", nvml.clock(handle, which)).and_then(hertz);
         row.int("core_clock_hertz", clock(Clock::Core))

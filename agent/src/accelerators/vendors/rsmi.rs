@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nodescope_model::rows::Row;
 
+use super::common::Trouble;
 use super::{VendorOptions, not_open};
 use crate::abi::rsmi::{Clock, Code, MEMORY_CONTROLLER, Metric, Process, Rsmi, Sensor};
 use crate::accelerators::readings::{OnDevice, Readings};
@@ -302,24 +303,6 @@ struct Card {
     slow: Option<Slow>,
 }
 
-/// Keeps the first trouble beside the values that came.
-#[derive(Default)]
-struct Trouble(Option<(&'static str, Code)>);
-
-impl Trouble {
-    fn keep<T>(&mut self, what: &'static str, answer: Result<T, Code>) -> Option<T> {
-        match answer {
-            Ok(value) => Some(value),
-            Err(code) => {
-                if !code.is_absence() {
-                    self.0.get_or_insert((what, code));
-                }
-                None
-            }
-        }
-    }
-}
-
 impl Card {
     fn look_slowly(&mut self, rsmi: &Rsmi, pids: Option<&[u32]>, root: &HostRoot) {
         let number = self.number;
@@ -410,7 +393,7 @@ impl Card {
         slow.map(|slow| slow.link).unwrap_or_default().fill(&mut row);
         let processes = slow.and_then(|slow| slow.processes.as_deref());
         row.int("processes", processes.map(|list| i64::try_from(list.len()).unwrap_or(i64::MAX)));
-        let text = trouble.0.map(|(what, code)| format!("{what}: {}", rsmi.describe(code)));
+        let text = trouble.text(|code| rsmi.describe(code));
         row.text("error", text.as_deref());
         for process in processes.unwrap_or_default() {
             out.process(&OnDevice {
