@@ -5,12 +5,10 @@
 #[path = "support/fakes.rs"]
 mod fakes;
 
-use std::path::Path;
-use std::time::Duration;
-
 use fakes::contract::{self, Contract};
 use fakes::{Fake, Value, value};
 use nodescope_agent::accelerators::VendorId;
+use std::path::Path;
 
 /// An Instinct cut into two, and a Radeon, which has no number for life.
 const INSTINCT: &str = "GPU-d4f3e9b7a1c20586";
@@ -116,8 +114,7 @@ fn begin_with(change: impl FnOnce(&Path)) -> Fake {
 #[test]
 fn cards_are_read_from_files_alone() {
     let mut fake = begin();
-    std::thread::sleep(Duration::from_millis(600));
-    fake.tick();
+    fake.tick_after_looks();
     assert!(fake.result.is_ok(), "{:?}", fake.result);
     fake.assert(
         INSTINCT,
@@ -279,8 +276,7 @@ fn a_load_that_cannot_be_read_is_not_a_load_of_nothing() {
     // The table has it too.
     fake.assert(INSTINCT, &[("utilization_ratio", 0.8.into())]);
     std::fs::write(fake.root().join(CARD).join("gpu_metrics"), [0u8; 8]).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    fake.tick();
+    fake.tick_after_looks();
     fake.tick();
     fake.assert(INSTINCT, &[("utilization_ratio", Value::Null), ("power_watts", 412.0.into())]);
     let Value::Text(error) = fake.value(INSTINCT, "error") else { panic!("no error") };

@@ -16,10 +16,7 @@ const SECOND: &str = "1234ABCD-00000000-00000000-00000000-00000001";
 const STANDING: i64 = 0x80cd_8008;
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("dcmi.c", VendorId::Ascend, defines);
-    fake.set_mode(mode);
-    fake.until("both chips", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("dcmi.c", VendorId::Ascend, defines, mode)
 }
 
 #[test]

@@ -3,8 +3,6 @@
 #[path = "support/fakes.rs"]
 mod fakes;
 
-use std::time::Duration;
-
 use fakes::contract::{self, Contract};
 use fakes::{Fake, Value, value};
 use nodescope_agent::accelerators::VendorId;
@@ -13,10 +11,7 @@ const FIRST: &str = "MLU-20001012-1916-0000-0000-000000000000";
 const SECOND: &str = "MLU-20001012-1916-0000-0000-000000000001";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("cndev.c", VendorId::Cambricon, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("cndev.c", VendorId::Cambricon, defines, mode)
 }
 
 /// So many that what changes slowly has been looked at again.
@@ -182,8 +177,7 @@ fn what_changes_slowly_has_sentinels_too() {
 #[test]
 fn a_library_of_the_older_interface_will_do() {
     let mut fake = begin(&["OLD"], "normal");
-    std::thread::sleep(Duration::from_millis(600));
-    fake.tick();
+    fake.tick_after_looks();
     fake.assert(
         FIRST,
         &[

@@ -11,10 +11,7 @@ const FIRST: &str = "GCU-S60-0";
 const SECOND: &str = "GCU-S60-1";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("efml.c", VendorId::Enflame, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("efml.c", VendorId::Enflame, defines, mode)
 }
 
 #[test]
@@ -86,8 +83,7 @@ fn the_second_interface_keeps_the_contract() {
 #[test]
 fn the_first_interface_has_values_losses_and_slices() {
     let mut fake = begin(&["FIRST"], "normal");
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    fake.tick();
+    fake.tick_after_looks();
     fake.assert(
         "T20000000000",
         &[

@@ -11,10 +11,7 @@ const FIRST: &str = "GPU-000000000000abc0";
 const SECOND: &str = "GPU-000000000000abc1";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("hydmi.c", VendorId::Hygon, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("hydmi.c", VendorId::Hygon, defines, mode)
 }
 
 #[test]

@@ -13,10 +13,7 @@ const FIRST: &str = "GPU-00000000";
 const SECOND: &str = "GPU-00000001";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("mxsml.c", VendorId::Metax, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() >= 2);
-    fake
+    Fake::begin("mxsml.c", VendorId::Metax, defines, mode)
 }
 
 #[test]

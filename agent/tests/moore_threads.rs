@@ -11,10 +11,7 @@ const FIRST: &str = "MTT-00000000";
 const SECOND: &str = "MTT-00000001";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("mtml.c", VendorId::MooreThreads, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("mtml.c", VendorId::MooreThreads, defines, mode)
 }
 
 #[test]

@@ -3,8 +3,6 @@
 #[path = "support/fakes.rs"]
 mod fakes;
 
-use std::time::Duration;
-
 use fakes::contract::{self, Contract};
 use fakes::{Fake, Value, value};
 use nodescope_agent::accelerators::VendorId;
@@ -13,10 +11,7 @@ const FIRST: &str = "GPU-00000000";
 const SECOND: &str = "GPU-00000001";
 
 fn begin(defines: &[&str], mode: &str) -> Fake {
-    let mut fake = Fake::build("nvml.c", VendorId::Nvidia, defines);
-    fake.set_mode(mode);
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    fake
+    Fake::begin("nvml.c", VendorId::Nvidia, defines, mode)
 }
 
 #[test]
@@ -143,11 +138,8 @@ fn nvidia_keeps_the_contract() {
 #[test]
 fn iluvatar_keeps_the_contract() {
     // The older library has neither rings of samples, nor fields, nor partitions.
-    let mut fake = Fake::build("nvml.c", VendorId::Iluvatar, &["OLD"]);
-    fake.set_mode("normal");
-    fake.until("both cards", |fake| fake.cards().len() == 2);
-    std::thread::sleep(Duration::from_millis(600));
-    fake.tick();
+    let mut fake = Fake::begin("nvml.c", VendorId::Iluvatar, &["OLD"], "normal");
+    fake.tick_after_looks();
     fake.assert(
         FIRST,
         &[
@@ -196,8 +188,7 @@ fn iluvatar_keeps_the_contract() {
 #[test]
 fn mean_and_maximum_come_from_the_drivers_samples() {
     let mut fake = begin(&[], "normal");
-    std::thread::sleep(Duration::from_millis(500));
-    fake.tick();
+    fake.tick_after_looks();
     let float = |fake: &Fake, device: &str, column: &str| match fake.value(device, column) {
         Value::Float(value) => value,
         other => panic!("{column}: {other:?}"),
@@ -208,8 +199,7 @@ fn mean_and_maximum_come_from_the_drivers_samples() {
     fake.assert(FIRST, &[("utilization_max_ratio", 0.75.into()), ("power_max_watts", 80.0.into())]);
     // One sample of fifty is a burst, which the level of the tick does not show.
     fake.set_mode("burst");
-    std::thread::sleep(Duration::from_millis(500));
-    fake.tick();
+    fake.tick_after_looks();
     fake.assert(
         FIRST,
         &[("utilization_ratio", 0.4.into()), ("utilization_max_ratio", 1.0.into()), ("power_max_watts", 690.0.into())],

@@ -239,6 +239,21 @@ impl Fake {
         }
     }
 
+    /// The same in that mode, ticked until both cards are there.
+    pub fn begin(c_file: &str, vendor: VendorId, defines: &[&str], mode: &str) -> Self {
+        let mut fake = Self::build(c_file, vendor, defines);
+        fake.set_mode(mode);
+        fake.until("both cards", |fake| fake.cards().len() >= 2);
+        fake
+    }
+
+    /// A tick with two looks of the worker's before it. Looks are taken by the clock, and what they find is told only with
+    /// a tick: so the time has to pass.
+    pub fn tick_after_looks(&mut self) {
+        std::thread::sleep(Duration::from_millis(600));
+        self.tick();
+    }
+
     /// Ticks, some twenty times a second, until what is wanted has come.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut is_there: impl FnMut(&Self) -> bool) {
@@ -369,8 +384,7 @@ pub mod contract {
         let mut fake = begin(of, &[]);
         assert_eq!(fake.cards(), of.cards);
         // What is a difference between two ticks comes with the second, and samples take their time.
-        std::thread::sleep(Duration::from_millis(600));
-        fake.tick();
+        fake.tick_after_looks();
         fake.assert(of.cards[0], of.values);
         for card in of.cards {
             fake.assert(card, &[("vendor", of.vendor.as_str().into())]);
