@@ -190,6 +190,30 @@ pub fn link_name(path: &Path) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
+/// Entries of a directory that are looked at: more than any directory of `/sys` that we list has.
+const MAX_ENTRIES: usize = 4096;
+
+/// Names of what a directory holds, in order; none when it cannot be listed.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_ENTRIES);
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The numbers N of entries `prefixN`, in order.
+pub(crate) fn numbered(directory: &Path, prefix: &str) -> Vec<u32> {
+    let mut numbers: Vec<u32> = names(directory).iter().filter_map(|name| parse_numbered(name, prefix)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The number N of a name `prefixN`; digits and nothing else.
+pub(crate) fn parse_numbered(name: &str, prefix: &str) -> Option<u32> {
+    let digits = name.strip_prefix(prefix)?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +301,24 @@ mod tests {
         if let Ok(ours) = std::fs::read("/proc/sys/kernel/random/boot_id") {
             std::fs::write(random.join("boot_id"), ours).unwrap();
             assert!(root.is_this_machine());
+        }
+    }
+
+    #[test]
+    fn entries_with_numbers_come_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["node10", "node2", "node", "node1x", "other3", "node-1"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        assert_eq!(numbered(directory.path(), "node"), [2, 10]);
+        assert!(numbered(&directory.path().join("none"), "node").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_brings_it_down(name in ".{0,40}") {
+            parse_numbered(&name, "node");
+            parse_numbered(&format!("node{name}"), "node");
         }
     }
 }

@@ -23,8 +23,7 @@ use std::path::{Path, PathBuf};
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
-use super::numa::{numbered, parse_numbered};
-use crate::host_root::{HostRoot, read_text, read_u64};
+use crate::host_root::{HostRoot, numbered, parse_numbered, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// More parts than any machine has: 16 sockets of 8 controllers of 2 DIMMs, in both views.

@@ -149,7 +149,7 @@ impl Probe for HostProbe {
         let architecture = read_text(&root.proc("sys/kernel/arch"));
         let product = self.dmi("product_name").or_else(|| read_text(&root.sys("firmware/devicetree/base/model")));
         let topology = topology(&root.sys("devices/system/cpu"));
-        let nodes = super::numa::numbered(&root.sys("devices/system/node"), "node").len();
+        let nodes = crate::host_root::numbered(&root.sys("devices/system/node"), "node").len();
         let microcode = cpu_field(&cpuinfo, "microcode").map(str::to_owned);
         let machine_id = read_text(&root.path("/etc/machine-id")).and_then(|id| derived_id(&id, APPLICATION));
         let mut row = rows.begin();

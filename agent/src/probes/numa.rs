@@ -15,14 +15,13 @@
 //! A kernel without NUMA has no such directory; one on a machine without shows one node.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nodescope_model::rows::{Row, Rows};
 use nodescope_service::settings::Settings;
 
-use crate::host_root::{FileReader, HostRoot, first_word, read_text, read_u64};
+use crate::host_root::{FileReader, HostRoot, first_word, names, numbered, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// Columns and the lines of a node's `meminfo` they come from, in the usual order of the file.
@@ -173,6 +172,7 @@ impl Node {
         self.distances = read_text(&directory.join("distance")).map(|text| spaced(&text));
         let hugepages = directory.join("hugepages");
         let mut sizes: Vec<HugePageSize> = names(&hugepages)
+            .into_iter()
             .filter_map(|name| {
                 let size = name.strip_prefix("hugepages-")?;
                 let kibibytes = size.strip_suffix("kB")?.parse().ok()?;
@@ -213,24 +213,6 @@ struct HugePageSize {
     size: String,
     kibibytes: u64,
     directory: PathBuf,
-}
-
-/// Names of what a directory holds; none when it cannot be listed.
-fn names(directory: &Path) -> impl Iterator<Item = String> {
-    fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
-}
-
-/// The numbers N of entries `prefixN`, in order.
-pub(super) fn numbered(directory: &Path, prefix: &str) -> Vec<u32> {
-    let mut numbers: Vec<u32> = names(directory).filter_map(|name| parse_numbered(&name, prefix)).collect();
-    numbers.sort_unstable();
-    numbers
-}
-
-/// The number N of a name `prefixN`; digits and nothing else.
-pub(super) fn parse_numbered(name: &str, prefix: &str) -> Option<u32> {
-    let digits = name.strip_prefix(prefix)?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Words with one space between.
@@ -274,6 +256,8 @@ fn parse_numastat(text: &str) -> impl Iterator<Item = (&str, Option<u64>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
     use arrow_array::{Array, RecordBatch};
@@ -363,8 +347,6 @@ mod tests {
             prop_assert_eq!(values.len(), MEMINFO.len());
             find(NUMASTAT, parse_numastat(&text), &mut values);
             prop_assert_eq!(values.len(), NUMASTAT.len());
-            parse_numbered(&text, "node");
-            parse_numbered(&format!("node{text}"), "node");
             spaced(&text);
         }
     }

@@ -19,7 +19,7 @@
 //! Powers of these sources overlap: the machine's includes its packages', a package's its cores'. So each has a column.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -28,10 +28,9 @@ use std::time::{Duration, Instant};
 use nodescope_model::rows::Rows;
 use nodescope_service::settings::Settings;
 
-use super::numa::numbered;
 use super::sensor::{chip_of, read_number};
 use crate::abi::ipmi::{self, Bmc, PowerReading, PowerReadingError};
-use crate::host_root::{HostRoot, first_word, read_text, read_u64};
+use crate::host_root::{HostRoot, first_word, names, numbered, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// How often it is looked up which sources there are, and the BMC asked.
@@ -277,14 +276,6 @@ fn zone_names(root: &HostRoot) -> Vec<String> {
     names
 }
 
-/// Names of what a directory holds, in order.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    names
-}
-
 /// 1 of `package-1` and of `package-1-die-0`.
 fn package_number(name: &str) -> Option<i64> {
     name.strip_prefix("package-")?.split('-').next()?.parse().ok()
@@ -518,6 +509,7 @@ fn explain(error: &PowerReadingError, device: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use nodescope_model::rows::{Row, Rows};
 use nodescope_service::settings::Settings;
 
-use crate::host_root::{HostRoot, link_name, read_text, read_u64};
+use crate::host_root::{HostRoot, link_name, names, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// What the probe needs to know.
@@ -171,8 +171,8 @@ impl RdmaProbe {
     /// Looks which ports there are; those known stay.
     fn find(&mut self) {
         let mut found = Vec::new();
-        for device in names_in(&self.class) {
-            for port in names_in(&self.class.join(&device).join("ports")) {
+        for device in names(&self.class) {
+            for port in names(&self.class.join(&device).join("ports")) {
                 if let Ok(number) = port.parse::<u32>() {
                     found.push((device.clone(), number));
                 }
@@ -252,7 +252,7 @@ impl Port {
         let mut others = 0;
         for (folder, lists) in [("counters", &[COUNTERS][..]), ("hw_counters", &[HARDWARE, TRAFFIC])] {
             let folder = directory.join(folder);
-            for name in names_in(&folder) {
+            for name in names(&folder) {
                 // It is no counter, though it lies among them.
                 if name == "lifespan" {
                     continue;
@@ -366,22 +366,12 @@ impl Description {
 /// The interface of an InfiniBand port: of those of the same device, the one of the same port, counted there from 0.
 fn interface_of(device: &Path, number: u32) -> Option<String> {
     let directory = device.join("device/net");
-    let interfaces = names_in(&directory);
+    let interfaces = names(&directory);
     let is_of_port = |name: &&String| read_u64(&directory.join(name).join("dev_port")) == Some(u64::from(number) - 1);
     if number == 0 {
         return None;
     }
     interfaces.iter().find(is_of_port).cloned()
-}
-
-/// Names of what is in a folder, in order; none where there is none.
-fn names_in(directory: &Path) -> Vec<String> {
-    /// More than any folder here has.
-    const MAX: usize = 1024;
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().take(MAX);
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    names
 }
 
 /// Room for what one file says.

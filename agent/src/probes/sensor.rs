@@ -32,8 +32,7 @@ use std::time::{Duration, Instant};
 use nodescope_model::rows::{Row, Rows};
 use nodescope_service::settings::Settings;
 
-use super::numa::numbered;
-use crate::host_root::{HostRoot, first_word, read_text};
+use crate::host_root::{HostRoot, first_word, numbered, read_text};
 use crate::probe::{Probe, ProbeError, Tick};
 
 /// How often it is looked up which chips and zones there are.

@@ -12,12 +12,10 @@
 //! All of it changes seldom. Links' speeds are told, and are no change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use crate::abi::ethtool::Ethtool;
 use crate::accelerators::pci;
-use crate::host_root::{HostRoot, link_name, read_text};
+use crate::host_root::{HostRoot, link_name, names, read_text};
 
 /// Devices beyond this are counted, not told. The largest servers have 16 accelerators, 16 cards and 32 disks.
 const MAX_DEVICES: usize = 128;
@@ -172,14 +170,6 @@ fn is_wanted(class: u32) -> bool {
     class >> 8 == 0x02 || class == 0x0108
 }
 
-/// Names of what a directory holds, in order.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    names
-}
-
 fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
@@ -203,7 +193,9 @@ fn parse_width(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use proptest::prelude::*;
 
