@@ -309,6 +309,17 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "agent",
     "quarantine",
     "loss",
+    "demand",
+    "progress",
+    "registry_node",
+    "registry_resource",
+    "registry_registration",
+    "registry_peer",
+    "registry_maintenance",
+    "registry_approved",
+    "registry_billed",
+    "alert",
+    "schedule_run",
 ];
 
 impl Catalogue {
