@@ -13,6 +13,7 @@
 //! **Invariants.** Nothing here writes. No statement runs without a bound on its time, memory and rows.
 
 mod compat;
+pub mod definition;
 pub mod engine;
 pub mod functions;
 pub mod limits;
