@@ -53,7 +53,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the folder to spill to cannot be used, the catalogue has a type that SQL has not, or a view cannot be
-    /// planned over it; then the source is [`views::ViewMistakes`].
+    /// planned over it; then the source is [`crate::definition::Mistakes`].
     pub fn new(reader: Reader, limits: Limits, spill: Spill) -> Result<Self> {
         let mode = match spill.folder {
             Some(folder) => DiskManagerMode::Directories(vec![folder]),

@@ -1,8 +1,6 @@
 /*
 title = "Allocations from begin to end"
-question = "Who held which accelerator, from when to when?"
-answer = "One row per host, accelerator and allocation of a source, folded from the rows of `allocation`."
-freshness = "As fresh as `allocation`: an allocation that is held is told anew every hour."
+question = "Who held which accelerator, from when to when? One row for each host, accelerator and allocation of a source, folded from the rows of `allocation`, and as fresh as they are: what is held is told anew every hour."
 
 [columns]
 node = "Node of the host."

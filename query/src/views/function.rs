@@ -15,70 +15,29 @@ use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
-use nodescope_model::catalogue::timestamp_type;
 
-/// What a parameter takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Int,
-    Float,
-    Text,
-    Bool,
-    Timestamp,
-}
+use crate::definition::Parameter;
 
-impl Kind {
-    pub(super) fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "int" => Self::Int,
-            "float" => Self::Float,
-            "text" => Self::Text,
-            "bool" => Self::Bool,
-            "timestamp" => Self::Timestamp,
-            _ => return None,
-        })
-    }
-
-    /// In words, for people.
-    fn words(self) -> &'static str {
-        match self {
-            Self::Int => "a whole number",
-            Self::Float => "a number",
-            Self::Text => "text",
-            Self::Bool => "true or false",
-            Self::Timestamp => "a time",
-        }
-    }
-
-    pub(super) fn data_type(self) -> DataType {
-        match self {
-            Self::Int => DataType::Int64,
-            Self::Float => DataType::Float64,
-            Self::Text => DataType::Utf8,
-            Self::Bool => DataType::Boolean,
-            Self::Timestamp => timestamp_type(),
-        }
-    }
-
-    /// Whether values of a type are meant, and not only convertible: a number is no text.
-    fn takes(self, data_type: &DataType) -> bool {
-        match self {
-            Self::Int => data_type.is_integer(),
-            Self::Float => data_type.is_numeric(),
-            Self::Text => data_type.is_string(),
-            Self::Bool => *data_type == DataType::Boolean,
-            Self::Timestamp => matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32),
-        }
+/// What a parameter of a type takes, for people.
+fn words(data_type: &DataType) -> &'static str {
+    match data_type {
+        DataType::Int64 => "a whole number",
+        DataType::Float64 => "a number",
+        DataType::Utf8 => "text",
+        DataType::Boolean => "true or false",
+        _ => "a time",
     }
 }
 
-/// A parameter as a function takes it.
-#[derive(Debug, Clone)]
-pub(super) struct Parameter {
-    pub name: String,
-    pub kind: Kind,
-    /// What it is when the call leaves it out; `None` if it may not.
-    pub value: Option<ScalarValue>,
+/// Whether values of a type are meant where another is asked for, and not only convertible: a number is no text.
+fn takes(data_type: &DataType, given: &DataType) -> bool {
+    match data_type {
+        DataType::Int64 => given.is_integer(),
+        DataType::Float64 => given.is_numeric(),
+        DataType::Utf8 => given.is_string(),
+        DataType::Boolean => *given == DataType::Boolean,
+        _ => matches!(given, DataType::Timestamp(_, _) | DataType::Date32),
+    }
 }
 
 /// The function.
@@ -90,7 +49,7 @@ pub(super) struct ViewFunction {
 }
 
 impl ViewFunction {
-    /// How it is called: `hosts_for(accelerators, precision [, from_node])`.
+    /// How it is called, and what it takes where nothing is given: `hosts_for(accelerators, precision, from_node := NULL)`.
     pub(super) fn signature(&self) -> String {
         let mut text = format!("{}(", self.name);
         for (at, parameter) in self.parameters.iter().enumerate() {
@@ -123,9 +82,9 @@ impl ViewFunction {
     }
 
     fn argument(&self, at: usize, parameter: &Parameter, given: &Expr) -> Result<Expr> {
-        let data_type = parameter.kind.data_type();
+        let data_type = parameter.data_type.clone();
         let wrong = |found: String| {
-            let (function, name, words) = (self.signature(), &parameter.name, parameter.kind.words());
+            let (function, name, words) = (self.signature(), &parameter.name, words(&parameter.data_type));
             plan_err!("{function}: argument {}, {name}, is {words}, and {found} was given", at + 1)
         };
         match given {
@@ -138,13 +97,13 @@ impl ViewFunction {
             Expr::Literal(value, _) => {
                 let (found, text) = (value.data_type(), value.data_type().is_string());
                 match value.cast_to(&data_type) {
-                    Ok(value) if text || parameter.kind.takes(&found) => Ok(Expr::Literal(value, None)),
+                    Ok(value) if text || takes(&data_type, &found) => Ok(Expr::Literal(value, None)),
                     _ => wrong(if text { format!("'{value}'") } else { value.to_string() }),
                 }
             }
             other => {
                 let found = other.get_type(&DFSchema::empty())?;
-                if !parameter.kind.takes(&found) {
+                if !takes(&data_type, &found) {
                     return wrong(format!("{other} of type {found}"));
                 }
                 Ok(if found == data_type {

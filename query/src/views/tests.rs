@@ -29,7 +29,8 @@ fn file(head: &str, columns: &[&str], sql: &str) -> String {
 fn plan(files: &[(&str, String)]) -> Result<SessionContext, Vec<String>> {
     let (context, public) = context();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let views = Views::plan(&context, public.as_ref(), &files).map_err(|e| e.mistakes().to_vec())?;
+    let views = Views::plan(&context, public.as_ref(), &files)
+        .map_err(|e| e.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     // A session has a `now()` of its own, as engines' sessions do.
     let (session, _) = self::context();
     let schema = session.catalog("datafusion").unwrap().schema("public").unwrap();
@@ -130,13 +131,13 @@ fn all_mistakes_of_all_files_are_told_at_once() {
     .err()
     .expect("mistakes");
     let expected = [
-        "views/a.sql: begins with no comment",
+        "views/a.sql: it must begin with a head",
         "views/b.sql: Schema error: No field named y",
-        "views/c.sql: the head tells of a column z",
-        "views/c.sql: the head says nothing of the column ts",
-        "views/d.sql: parameter p: has neither type nor value",
-        "views/d.sql: $q is no parameter of the head",
-        "views/f.sql: Error during planning: below the head stands no SELECT",
+        "views/c.sql: columns.z: the SQL has no such column",
+        "views/c.sql: columns.ts: is missing",
+        "views/d.sql: parameters.p.value: is missing",
+        "views/d.sql: the SQL uses $q",
+        "views/f.sql: cannot execute DELETE",
         "views/seen.sql: there is a table of this name",
         "views use each other in a circle",
         "x → y → x",
