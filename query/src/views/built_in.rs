@@ -7,7 +7,24 @@ macro_rules! files {
 }
 
 /// Name and text of each file, by name.
-pub(crate) const BUILT_IN: &[(&str, &str)] = files!["allocation_span",];
+pub(crate) const BUILT_IN: &[(&str, &str)] = files![
+    "accelerator_alias",
+    "accelerator_now",
+    "allocation_now",
+    "allocation_span",
+    "capacity_now",
+    "capacity_stranded",
+    "host_fit",
+    "host_now",
+    "hosts_for",
+    "link_matrix",
+    "link_now",
+    "maintenance",
+    "node",
+    "peer",
+    "registration",
+    "resource",
+];
 
 #[cfg(test)]
 mod tests {
