@@ -7,7 +7,32 @@ macro_rules! files {
 }
 
 /// Name and text of each file, by name.
-pub(crate) const BUILT_IN: &[(&str, &str)] = files!["allocation_span",];
+pub(crate) const BUILT_IN: &[(&str, &str)] = files![
+    "accelerator_failure",
+    "accelerator_failures",
+    "accelerator_risk",
+    "allocation_span",
+    "approved",
+    "billed",
+    "capacity_measured",
+    "demand_gap",
+    "energy_efficiency",
+    "fabric_health",
+    "failure_code",
+    "held_by_project",
+    "held_span",
+    "maintenance",
+    "metering",
+    "node",
+    "peer",
+    "pool_forecast",
+    "registration",
+    "resource",
+    "stragglers",
+    "throttled_hours",
+    "vendor_comparison",
+    "version_drift",
+];
 
 #[cfg(test)]
 mod tests {
