@@ -63,6 +63,14 @@ impl ViewFunction {
         text + ")"
     }
 
+    /// The plan with the parameters' own values; `None` where one has none.
+    pub(super) fn without_arguments(&self) -> Result<Option<LogicalPlan>> {
+        if self.parameters.iter().any(|parameter| parameter.value.is_none()) {
+            return Ok(None);
+        }
+        self.with(&self.arguments(&[])?).map(Some)
+    }
+
     fn arguments(&self, given: &[Expr]) -> Result<HashMap<String, Expr>> {
         if given.len() > self.parameters.len() {
             return plan_err!("{} takes no more than {} arguments", self.signature(), self.parameters.len());

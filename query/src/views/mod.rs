@@ -2,7 +2,8 @@
 //!
 //! Each file of `query/views/` is one (see [`crate::definition`]), and its name is the file's. Without parameters it is
 //! a view in the schema `public`, with them a function in FROM that takes them in the order of the head; those that
-//! have a value may be left out of a call. The head has a sentence for every column.
+//! have a value may be left out of a call, and a function all of whose parameters have one is a view as well: `name` and
+//! `name(from, to)`. The head has a sentence for every column.
 //!
 //! Views may use tables, views and functions in any order, only not each other in a circle. All are planned when the
 //! engine starts, and all mistakes of all files are told at once. What is kept is the plan, which a statement that
@@ -183,9 +184,15 @@ impl Planner<'_> {
             let comment = format!("{}. {}", definition.title, definition.question);
             self.found.views.push(View { name: definition.name, comment, schema, columns: described });
         } else {
+            let comment = format!("{}. {}", definition.title, definition.question);
             let Definition { name, parameters, .. } = definition;
             let function = Arc::new(ViewFunction { name, parameters, plan });
             self.context.register_udtf(&function.name, Arc::clone(&function) as Arc<dyn TableFunctionImpl>);
+            // What nothing must be said to can be looked at without parentheses, too.
+            if let Some(plan) = function.without_arguments()? {
+                self.public.register_table(function.name.clone(), Arc::new(ViewTable::new(plan, None)))?;
+                self.found.views.push(View { name: function.name.clone(), comment, schema, columns: described });
+            }
             self.found.functions.push(function);
         }
         Ok(())
