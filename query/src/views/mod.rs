@@ -8,7 +8,8 @@
 //! Views may use tables, views and functions in any order, only not each other in a circle. All are planned when the
 //! engine starts, and all mistakes of all files are told at once. What is kept is the plan, which a statement that
 //! names the view takes in whole: filters reach the tables, and a statement that does not pays nothing. `now()` is the
-//! time of the statement (`now.rs`), of the type of `ts` and in UTC whatever the zone of the session.
+//! time of the statement, of the type of `ts` and in UTC whatever the zone of the session; `fresh_since()` is [`FRESH`]
+//! before it, and what is older is not shown as current.
 
 mod built_in;
 mod function;
@@ -35,6 +36,7 @@ use crate::definition::{Definition, Mistakes, Purpose, text_limits};
 use crate::statement::{self, Command};
 pub(crate) use built_in::BUILT_IN;
 use function::ViewFunction;
+pub use now::FRESH;
 
 /// A view as the system tables tell of it.
 #[derive(Debug, Clone)]
@@ -62,7 +64,7 @@ impl Views {
         public: &dyn SchemaProvider,
         files: &[(&str, &str)],
     ) -> Result<Self, Mistakes> {
-        context.register_udf(now::unbound());
+        now::unbound().into_iter().for_each(|function| context.register_udf(function));
         let mut planner =
             Planner { context, public, mistakes: Mistakes::default(), waiting: BTreeMap::new(), found: Self::empty() };
         for (name, text) in files {
