@@ -7,7 +7,8 @@
 //!    psql, Grafana and drivers ask of PostgreSQL's system tables.
 //! 3. [`session`] holds what a connection has set for itself, its time zone first of all.
 //! 4. [`engine`] plans and runs within [`limits`]; [`rewrite`] and [`functions`] teach it time and counters.
-//! 5. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
+//! 5. [`views`] answers what operators ask.
+//! 6. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
 //!
 //! **Invariants.** Nothing here writes. No statement runs without a bound on its time, memory and rows.
 
@@ -18,8 +19,10 @@ pub mod functions;
 pub mod limits;
 pub mod metrics;
 pub mod rewrite;
+pub mod rollups;
 pub mod server;
 pub mod session;
 pub mod settings;
 pub mod statement;
 pub mod table;
+pub mod views;
