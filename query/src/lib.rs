@@ -19,6 +19,7 @@ pub mod functions;
 pub mod limits;
 pub mod metrics;
 pub mod rewrite;
+pub mod rollups;
 pub mod server;
 pub mod session;
 pub mod settings;
