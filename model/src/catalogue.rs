@@ -320,6 +320,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "registry_billed",
     "alert",
     "schedule_run",
+    "notification",
 ];
 
 impl Catalogue {
