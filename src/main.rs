@@ -3,12 +3,14 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
+//! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
+mod schedule;
 mod settings;
 mod sql;
 mod up;
@@ -39,6 +41,8 @@ enum What {
     Collector(parts::PartArgs),
     /// Answers SQL over the store, by the PostgreSQL protocol.
     Query(parts::PartArgs),
+    /// Runs rules (rollups, detections, reports) over the store, each window of time once.
+    Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
     Check(check::CheckArgs),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         What::Up(args) => up::main(&args),
         What::Collector(args) => parts::collector(&args),
         What::Query(args) => parts::query(&args),
+        What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
         What::Check(args) => check::main(&args),
