@@ -93,7 +93,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         metrics: metrics.as_ref().map(HttpServer::local_addr),
         postgres: settings.query.postgres.address,
         broker: broker_address,
-        tables: settings.common.catalogue.tables().count(),
+        tables: settings.common.catalogue.tables().filter(|table| table.derived.is_none()).count(),
     };
     // Each part has a token of its own, so that they stop in the order of the flow and nothing is cut off.
     let [stop_broker, stop_doors] = [CancellationToken::new(), CancellationToken::new()];

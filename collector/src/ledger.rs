@@ -62,6 +62,11 @@ impl Ledger {
         entry.segments.push_back(Arc::new(footer));
     }
 
+    /// The offset after a partition's last durable segment; `None` when the partition is not known here.
+    pub fn next(&self, partition: &PartitionId) -> Option<u64> {
+        self.partitions.lock().get(partition).map(|e| e.next)
+    }
+
     /// All segments, those of a partition in order.
     pub fn segments(&self) -> Vec<Arc<Footer>> {
         self.partitions.lock().values().flat_map(|e| e.segments.iter().cloned()).collect()

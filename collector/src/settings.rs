@@ -75,12 +75,27 @@ pub struct UpkeepSettings {
     pub retention: Duration,
     /// The same for single tables.
     pub retention_of: BTreeMap<String, Duration>,
+    /// Whether journals are looked after too.
+    pub journals: bool,
+}
+
+/// How long rows of a table are kept if nobody says otherwise and not as long as all others.
+fn kept(table: &str) -> Option<Duration> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    match table {
+        // What things are is never too old: samples are joined with it as of their own time.
+        _ if table.starts_with("registry_") => Some(36_500 * DAY),
+        "alert" | "demand" | "progress" => Some(730 * DAY),
+        _ if table.ends_with("_1h") => Some(1_826 * DAY),
+        _ if table.ends_with("_1m") => Some(92 * DAY),
+        _ => None,
+    }
 }
 
 impl UpkeepSettings {
     /// How long rows of that table are kept.
     pub fn retention_of(&self, table: &str) -> Duration {
-        self.retention_of.get(table).copied().unwrap_or(self.retention)
+        self.retention_of.get(table).copied().or_else(|| kept(table)).unwrap_or(self.retention)
     }
 }
 
@@ -114,7 +129,12 @@ impl CollectorSettings {
             "10m",
             "How long files that are no longer needed stay for readers. Longer than any query may run.",
         );
-        let retention = settings.duration("collector.retention", "30d", "How long rows are kept.");
+        let retention = settings.duration(
+            "collector.retention",
+            "30d",
+            "How long rows are kept. Rollups by the minute stay 92 days, by the hour five years; incidents two years; the \
+             registry for ever.",
+        );
         let mut retention_of = BTreeMap::new();
         for entry in settings.list(
             "collector.retention_of",
@@ -134,6 +154,10 @@ impl CollectorSettings {
                 None => settings.mistake("collector.retention_of: each is table=length, as in process=7d"),
             }
         }
+        let journals = match &partitions {
+            Partitions::All => true,
+            Partitions::These(these) => these.contains(&0),
+        };
         Self {
             kafka,
             node,
@@ -146,7 +170,7 @@ impl CollectorSettings {
                 "127.0.0.1:15481",
                 "Address of /metrics, /healthz and /readyz.",
             ),
-            upkeep: UpkeepSettings { seal_every, grace, retention, retention_of },
+            upkeep: UpkeepSettings { seal_every, grace, retention, retention_of, journals },
         }
     }
 }
@@ -171,6 +195,8 @@ mod tests {
         let read = CollectorSettings::read(&mut settings, &Catalogue::built_in());
         assert_eq!(read.upkeep.retention_of("process"), Duration::from_secs(7 * 86_400));
         assert_eq!(read.upkeep.retention_of("cpu"), Duration::from_secs(30 * 86_400));
+        assert!(read.upkeep.retention_of("registry_node") > Duration::from_secs(99 * 365 * 86_400));
+        assert!(read.upkeep.retention_of("cpu_1h") > read.upkeep.retention_of("cpu_1m"));
         assert_eq!(settings.finish().unwrap_err().0.len(), 2);
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! One task, one step after the other, each of which can be repeated. A step that fails is tried again at the next
 //! round; nothing waits for it but more hot segments, which readers read as well.
+//!
+//! Journals (rows that programs of ours write themselves) have no collector of their own: the one that reads partition
+//! 0 of its topic looks after those it finds in the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use nodescope_service::errors::chain;
 use nodescope_store::layout::PartitionId;
 use nodescope_store::seal::Sealer;
 use nodescope_store::sealed::SealedTable;
-use nodescope_store::{Store, StoreError, compaction, retention};
+use nodescope_store::{Store, StoreError, compaction, journal, retention};
 use object_store::path::Path;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +77,10 @@ struct Upkeep {
 
 impl Upkeep {
     async fn round(&mut self) {
+        if self.settings.journals {
+            let result = self.follow_journals().await;
+            self.report("follow", result);
+        }
         let result = self.seal().await;
         self.report("seal", result);
         let result = self.note().await;
@@ -94,6 +101,23 @@ impl Upkeep {
             self.metrics.upkeep_failed(step);
             tracing::warn!(step, error = %chain(&error), "upkeep will try again");
         }
+    }
+
+    /// Takes the segments that journals have gained into the ledger, as if they were ours.
+    async fn follow_journals(&mut self) -> Result<(), StoreError> {
+        let found = self.store.list_partitions().await?;
+        for partition in found.into_keys().filter(|p| p.topic.starts_with(journal::PREFIX)) {
+            let Some(mut next) = self.ledger.next(&partition) else {
+                let recovered = self.store.recover(&partition).await?;
+                self.ledger.begin(partition, &recovered);
+                continue;
+            };
+            while let Some(footer) = self.store.footer(&partition.segment(next)).await? {
+                next = footer.next;
+                self.ledger.add(footer);
+            }
+        }
+        Ok(())
     }
 
     async fn seal(&mut self) -> Result<(), StoreError> {
@@ -194,4 +218,76 @@ async fn expire(
     let deleted = retention::sweep(store, table, grace, swept).await?;
     metrics.deleted_files.inc_by(deleted as u64);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nodescope_model::catalogue::Catalogue;
+    use nodescope_model::rows::{Rows, Stamp};
+    use nodescope_store::cut::Reader;
+    use nodescope_store::journal::Journal;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn upkeep(store: &Store, journals: bool) -> Upkeep {
+        let day = Duration::from_secs(86_400);
+        Upkeep {
+            settings: UpkeepSettings {
+                seal_every: Duration::from_secs(1),
+                grace: Duration::ZERO,
+                retention: 36_500 * day,
+                retention_of: std::collections::BTreeMap::new(),
+                journals,
+            },
+            store: store.clone(),
+            ledger: Arc::new(Ledger::default()),
+            metrics: CollectorMetrics::register(&mut Registry::default()),
+            sealer: Sealer::new(store.clone()),
+            sealed_since: HashMap::new(),
+            swept: HashSet::new(),
+            expired: None,
+        }
+    }
+
+    async fn append(journal: &mut Journal, store: &Store, second: i64) {
+        let table = store.catalogue().get("memory").unwrap();
+        let mut rows = Rows::new(table);
+        rows.begin().int("total_bytes", second);
+        let batch = rows.finish(&Stamp { ts_micros: second * 1_000_000, node: "n", host: "h" });
+        journal.append(vec![(table.clone(), vec![batch])]).await.unwrap();
+    }
+
+    /// Rows of `memory` that are sealed, and that are hot.
+    async fn rows(store: &Store) -> (u64, u64) {
+        let table = store.catalogue().get("memory").unwrap();
+        let cut = Reader::new(store.clone(), 0).cut(table).await.unwrap();
+        (cut.files.iter().map(|f| f.facts.num_records).sum(), cut.hot.iter().map(|h| h.part().rows).sum())
+    }
+
+    #[tokio::test]
+    async fn journals_are_sealed_and_their_segments_go() {
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let store = Store::new(memory, Arc::new(Catalogue::built_in()), "test");
+        let mut journal = Journal::open(&store, journal::SCHEDULE).await.unwrap();
+        append(&mut journal, &store, 0).await;
+        append(&mut journal, &store, 1).await;
+        // A collector of other partitions leaves them alone.
+        upkeep(&store, false).round().await;
+        assert_eq!(rows(&store).await, (0, 2));
+
+        let mut upkeep = upkeep(&store, true);
+        upkeep.round().await;
+        assert_eq!(rows(&store).await, (2, 0));
+        assert!(store.list_partitions().await.unwrap().is_empty(), "nothing is left hot");
+        // What follows is found by its name; and after a restart of everybody nothing is lost or twice.
+        append(&mut journal, &store, 2).await;
+        assert_eq!(rows(&store).await, (2, 1));
+        upkeep.round().await;
+        let mut journal = Journal::open(&store, journal::SCHEDULE).await.unwrap();
+        assert_eq!(journal.next(), 3);
+        append(&mut journal, &store, 3).await;
+        self::upkeep(&store, true).round().await;
+        assert_eq!(rows(&store).await, (4, 0));
+    }
 }

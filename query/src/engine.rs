@@ -39,6 +39,7 @@ pub struct Spill {
 #[derive(Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
+    reader: Arc<Reader>,
     public: Arc<dyn SchemaProvider>,
     system: PgCatalog,
     limits: Limits,
@@ -72,6 +73,7 @@ impl Engine {
         }
         Ok(Self {
             runtime,
+            reader,
             public: Arc::new(public),
             system: PgCatalog::new(&catalogue)?,
             admission: Arc::new(Admission::new(&limits)),
@@ -123,6 +125,11 @@ impl Engine {
                 }))
                 .build_arc(),
         }
+    }
+
+    /// What reads the store.
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
     }
 
     /// The bounds kept.

@@ -11,6 +11,8 @@
 //! 6. [`seal`] moves rows from segments into sealed tables; [`compaction`] and [`retention`] keep those in shape.
 //! 7. [`cut`] gives a reader each row once, wherever it is at that moment.
 //!
+//! Programs of ours that write rows themselves do it by a [`journal`], which is a partition like the others.
+//!
 //! **Invariants.** A name is written once and never overwritten. A segment begins where the one before it ended. A
 //! file is deleted only after a grace time longer than any query may run. Nothing here knows Kafka's client or SQL.
 
@@ -20,6 +22,7 @@ pub mod durable;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod hot;
+pub mod journal;
 pub mod layout;
 pub mod location;
 pub mod parquet_file;

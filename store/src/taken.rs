@@ -152,6 +152,11 @@ impl Store {
         Ok(())
     }
 
+    /// Offset of the newest note of a partition.
+    pub(crate) async fn last_note(&self, partition: &PartitionId) -> Result<Option<u64>, StoreError> {
+        Ok(self.notes(partition).await?.pop())
+    }
+
     /// Offsets of the notes there are, in order.
     async fn notes(&self, partition: &PartitionId) -> Result<Vec<u64>, StoreError> {
         let folder = partition.taken();
