@@ -3,12 +3,14 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
+//! - [`registry`]: what things are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
+mod registry;
 mod settings;
 mod sql;
 mod up;
@@ -41,6 +43,7 @@ enum What {
     Query(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
+    Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         What::Query(args) => parts::query(&args),
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
+        What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),
     };
