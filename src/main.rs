@@ -4,6 +4,7 @@
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
 //! - [`registry`]: what things are.
+//! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
@@ -11,6 +12,7 @@ mod broker;
 mod check;
 mod parts;
 mod registry;
+mod schedule;
 mod settings;
 mod sql;
 mod up;
@@ -41,6 +43,8 @@ enum What {
     Collector(parts::PartArgs),
     /// Answers SQL over the store, by the PostgreSQL protocol.
     Query(parts::PartArgs),
+    /// Runs rules (rollups, detections, reports) over the store, each window of time once.
+    Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
     Registry(registry::RegistryArgs),
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         What::Up(args) => up::main(&args),
         What::Collector(args) => parts::collector(&args),
         What::Query(args) => parts::query(&args),
+        What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
         What::Registry(args) => registry::main(&args),
