@@ -7,10 +7,7 @@ macro_rules! files {
 }
 
 /// Path and text of each file, by name.
-pub(crate) const BUILT_IN: &[(&str, &str)] = files![
-    "availability_1h",
-    "availability_1m",
-];
+pub(crate) const BUILT_IN: &[(&str, &str)] = files!["availability_1h", "availability_1m",];
 
 #[cfg(test)]
 mod tests {
