@@ -3,6 +3,7 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
+//! - [`registry`]: what things are.
 //! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
@@ -10,6 +11,7 @@ mod bench;
 mod broker;
 mod check;
 mod parts;
+mod registry;
 mod schedule;
 mod settings;
 mod sql;
@@ -45,6 +47,7 @@ enum What {
     Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
+    Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
+        What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),
     };

@@ -23,6 +23,7 @@ pub mod functions;
 pub mod limits;
 pub mod metrics;
 pub mod own;
+mod revisions;
 pub mod rewrite;
 pub mod rollups;
 pub mod schedule;
