@@ -206,6 +206,7 @@ impl Planner<'_> {
     }
 
     /// A process on a device, every minute.
+    #[allow(clippy::too_many_arguments, reason = "what makes a process")]
     fn process(&mut self, host: usize, device: usize, from: i64, to: i64, pid: i64, name: &'static str, uid: i64) {
         for at in (from..to).step_by(MINUTE as usize) {
             let row = &self.world.hosts[host];
@@ -223,6 +224,7 @@ impl Planner<'_> {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what makes a program")]
     fn executable(
         &mut self,
         host: usize,
