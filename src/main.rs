@@ -6,6 +6,7 @@
 //! - [`registry`]: what things are.
 //! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
+//! - [`simulate`]: a fleet to try it on.
 
 mod bench;
 mod broker;
@@ -14,6 +15,7 @@ mod parts;
 mod registry;
 mod schedule;
 mod settings;
+mod simulate;
 mod sql;
 mod up;
 
@@ -49,6 +51,7 @@ enum What {
     Sql(sql::SqlArgs),
     Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
+    Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         What::Sql(args) => sql::main(&args),
         What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
+        What::Simulate(args) => simulate::main(&args),
         What::Bench(args) => bench::main(&args),
     };
     match result {

@@ -6,7 +6,7 @@ use crate::Fleet;
 use crate::failures::{Ailment, Standing};
 use crate::load::device_load;
 use crate::series::{Roller, Window};
-use crate::world::{HOUR, MINUTE};
+use crate::world::MINUTE;
 
 /// A device at a moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Availability {
     pub down: i64,
     /// It worked, and nobody heard of it.
     pub unknown: i64,
-    /// Of all these, within maintenance that was announced.
+    /// Maintenance was announced, whatever else is known.
     pub maintenance: i64,
 }
 
@@ -59,15 +59,21 @@ impl Fleet {
     pub fn availability(&self, host: usize, from: i64, to: i64) -> Availability {
         let life = &self.lives[host];
         let mut sum = Availability::default();
-        for stretch in &life.stretches {
-            let seconds = (stretch.to.min(to) - stretch.from.max(from)).max(0);
-            match stretch.standing {
+        // Cut at every turn, so that each part is one thing.
+        let mut cuts: Vec<i64> = vec![from, to];
+        cuts.extend(life.stretches.iter().map(|s| s.to));
+        cuts.extend(life.maintenance.iter().flat_map(|m| [m.from, m.to]));
+        cuts.retain(|at| (from..=to).contains(at));
+        cuts.sort_unstable();
+        for part in cuts.windows(2) {
+            let (at, seconds) = (part[0], part[1] - part[0]);
+            match life.standing(at) {
+                _ if life.in_maintenance(at) => sum.maintenance += seconds,
                 Standing::Up => sum.up += seconds,
                 Standing::Down => sum.down += seconds,
                 Standing::Silent => sum.unknown += seconds,
             }
         }
-        sum.maintenance = life.maintenance.iter().map(|m| (m.to.min(to) - m.from.max(from)).max(0)).sum();
         sum
     }
 
@@ -114,9 +120,9 @@ impl Fleet {
         self.series(host, table, every)
             .into_iter()
             .map(|mut series| {
-                let mut roller = Roller::new(HOUR);
-                // The row before the window belongs to its increases.
-                roller.window(&mut series, from - every.max(MINUTE), from);
+                let mut roller = Roller::of(every);
+                // The rows before the window belong to its increases.
+                roller.window(&mut series, from - 5 * MINUTE, from);
                 roller.window(&mut series, from, from + length)
             })
             .collect()

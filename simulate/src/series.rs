@@ -149,7 +149,8 @@ pub enum Label {
 }
 
 impl Label {
-    fn datum(&self) -> Datum<'_> {
+    /// As a value.
+    pub fn datum(&self) -> Datum<'_> {
         match self {
             Self::Text(text) => Datum::Text(text),
             Self::Int(number) => Datum::Int(*number),
@@ -317,32 +318,43 @@ pub struct Window {
     pub samples: i64,
     /// By column of the layout.
     pub columns: Vec<Rolled>,
+    /// What the last row says, by column of the layout: of states, which have no sum.
+    pub last: Vec<Datum<'static>>,
 }
 
 /// Rolls up a series, window after window.
 pub struct Roller {
     /// Value and time of the newest row of each counter, and the time of the newest row.
     before: Vec<Option<(f64, i64)>>,
-    /// A row older than this has no part in the increase, seconds.
+    /// So long before a minute begins a row is still looked for, seconds.
     reach: i64,
 }
 
 impl Roller {
-    /// Nothing seen yet. Between rows further apart than `reach` seconds, nothing is known of a counter.
+    /// Nothing seen yet. What a counter grew by from a row that is older than `reach` seconds before the minute of the
+    /// next one is in no window, as in the rules that make minutes.
     pub fn new(reach: i64) -> Self {
         Self { before: Vec::new(), reach }
+    }
+
+    /// With the reach that the rules have for a table sampled every so many seconds: six intervals, from one minute to
+    /// five.
+    pub fn of(every: i64) -> Self {
+        Self::new((every * 6).clamp(60, 300))
     }
 
     /// Rolls up `[from, to)`. Windows are asked for in their order.
     pub fn window(&mut self, series: &mut Series, from: i64, to: i64) -> Window {
         let columns = series.layout.cells.len();
         self.before.resize(columns, None);
-        let mut window = Window { samples: 0, columns: vec![Rolled::Other; columns] };
+        let mut window = Window { samples: 0, columns: vec![Rolled::Other; columns], last: Vec::new() };
         let (every, mut at) = (series.every, from);
         while at < to {
             let Some(piece) = series.piece_at(at) else { break };
             if let Some((first, last)) = piece.ticks(every, at, to) {
                 window.samples += (last - first) / every + 1;
+                window.last.clear();
+                window.last.extend(piece.cells.iter().map(|cell| cell.at(piece.from, last)));
                 for (place, cell) in piece.cells.iter().enumerate() {
                     self.add(&mut window.columns[place], place, *cell, piece.from, (first, last, every));
                 }
@@ -388,7 +400,7 @@ impl Roller {
     fn add_counter(&mut self, into: &mut Rolled, place: usize, first: (i64, f64), last: (i64, f64), every: i64) {
         let before = self.before[place].replace((last.1, last.0));
         let mut increase = match before {
-            Some((value, at)) if first.0 - at <= self.reach => {
+            Some((value, at)) if at >= first.0.div_euclid(60) * 60 - self.reach => {
                 Some(if first.1 >= value { first.1 - value } else { first.1 })
             }
             _ => None,
@@ -500,14 +512,15 @@ mod tests {
                 gauge.last = level;
                 counter.count += 1;
                 counter.last = total;
-                if let Some((b, _)) = before.filter(|b| at - b.1 <= 300) {
+                if let Some((b, _)) = before.filter(|b| b.1 >= at / 60 * 60 - 300) {
                     let more = if total >= b { total - b } else { total };
                     counter.increase = Some(counter.increase.unwrap_or(0.0) + more);
                 }
             }
             before = Some((total, at));
         }
-        Window { samples: gauge.count, columns: vec![Rolled::Gauge(gauge), Rolled::Counter(counter)] }
+        let last = vec![Datum::Float(gauge.last), Datum::Float(counter.last)];
+        Window { samples: gauge.count, columns: vec![Rolled::Gauge(gauge), Rolled::Counter(counter)], last }
     }
 
     #[test]

@@ -201,6 +201,16 @@ impl Sheet {
         self.cells[at].push(value);
     }
 
+    /// Gives a number to a column of either kind; NULL is `None`.
+    pub fn push_number(&mut self, at: usize, value: Option<f64>) {
+        #[allow(clippy::cast_possible_truncation, reason = "a whole number in a float")]
+        match (&mut self.cells[at], value) {
+            (Cells::Int(b), value) => b.append_option(value.map(|v| v as i64)),
+            (Cells::Float(b), value) => b.append_option(value),
+            (cells, _) => cells.push(Datum::Null),
+        }
+    }
+
     /// Takes the rows, in the table's whole schema.
     ///
     /// # Errors
