@@ -35,6 +35,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "metering",
     "node",
     "peer",
+    "poisson_interval",
     "pool_forecast",
     "registration",
     "resource",
