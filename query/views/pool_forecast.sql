@@ -96,6 +96,8 @@ SELECT node, vendor, model, n AS days, accelerators,
   sxy * sxy / NULLIF(sxx * syy, 0) AS fit_r2,
   CASE WHEN y - b * x >= 1.0 THEN 0.0 WHEN b > 0.0 THEN x + d / b END AS weeks,
   CASE
+    -- The band reaches 1 already.
+    WHEN y - b * x + SQRT(v * (1.0 / n + x * x / sxx)) >= 1.0 THEN 0.0
     WHEN discriminant < 0.0 THEN NULL
     WHEN a > 0.0 AND b > 0.0 THEN GREATEST(0.0, x + (b * d - SQRT(discriminant)) / a)
     WHEN a < 0.0 THEN GREATEST(0.0, x + (b * d - SQRT(discriminant)) / a)
