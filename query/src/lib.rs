@@ -10,7 +10,11 @@
 //! 5. [`views`] answers what operators ask.
 //! 6. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
 //!
-//! **Invariants.** Nothing here writes. No statement runs without a bound on its time, memory and rows.
+//! What is asked again and again is a file ([`definition`]): a view, or a rule of the [`schedule`], which asks in the
+//! server's [`own`] name and puts what it finds back into the store.
+//!
+//! **Invariants.** No statement of a user's writes; the schedule writes, by its journal alone. No statement runs without
+//! a bound on its time, memory and rows.
 
 mod compat;
 pub mod definition;
@@ -18,8 +22,10 @@ pub mod engine;
 pub mod functions;
 pub mod limits;
 pub mod metrics;
+pub mod own;
 pub mod rewrite;
 pub mod rollups;
+pub mod schedule;
 pub mod server;
 pub mod session;
 pub mod settings;

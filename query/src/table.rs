@@ -58,6 +58,11 @@ impl CutTable {
         Self { table, reader }
     }
 
+    /// Name of the table.
+    pub fn name(&self) -> &str {
+        &self.table.name
+    }
+
     /// Files as DataFusion wants them, in groups that are read side by side.
     fn files(
         &self,
