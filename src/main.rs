@@ -4,12 +4,14 @@
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
+//! - [`simulate`]: a fleet to try it on.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
 mod settings;
+mod simulate;
 mod sql;
 mod up;
 
@@ -42,6 +44,7 @@ enum What {
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
     Check(check::CheckArgs),
+    Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
         What::Check(args) => check::main(&args),
+        What::Simulate(args) => simulate::main(&args),
         What::Bench(args) => bench::main(&args),
     };
     match result {
