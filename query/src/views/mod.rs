@@ -14,6 +14,8 @@
 mod built_in;
 mod function;
 mod now;
+#[cfg(test)]
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
