@@ -3,12 +3,14 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
-//! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
+//! - [`sql`], [`check`], [`bench`]: asking, examining, measuring; [`rules`]: how good detections are.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
+mod rules;
+mod score;
 mod settings;
 mod sql;
 mod up;
@@ -40,6 +42,7 @@ enum What {
     /// Answers SQL over the store, by the PostgreSQL protocol.
     Query(parts::PartArgs),
     Broker(parts::BrokerArgs),
+    Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         What::Collector(args) => parts::collector(&args),
         What::Query(args) => parts::query(&args),
         What::Broker(args) => parts::broker(&args),
+        What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),

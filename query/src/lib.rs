@@ -26,6 +26,7 @@ pub mod own;
 pub mod rewrite;
 pub mod rollups;
 pub mod schedule;
+pub mod score;
 pub mod server;
 pub mod session;
 pub mod settings;

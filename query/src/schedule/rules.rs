@@ -12,14 +12,12 @@ use datafusion::arrow::array::RecordBatch;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_service::errors::chain;
 
+use super::built_in::BUILT_IN;
 use super::run::Run;
 use super::sink::{Sink, TableSink};
 use super::windows::Grid;
 use crate::definition::{self, Definition, Mistakes, Purpose, SinkName};
 use crate::engine::Engine;
-
-/// The built-in files: name and text.
-const BUILT_IN: &[(&str, &str)] = &[];
 
 /// A rule that can run.
 #[derive(Debug, Clone)]
