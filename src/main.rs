@@ -3,13 +3,15 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
-//! - [`sql`], [`check`], [`bench`]: asking, examining, measuring; [`rules`]: how good detections are.
+//! - [`schedule`]: rules, on a schedule; [`rules`]: how good they are.
+//! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
 mod rules;
+mod schedule;
 mod score;
 mod settings;
 mod sql;
@@ -41,6 +43,8 @@ enum What {
     Collector(parts::PartArgs),
     /// Answers SQL over the store, by the PostgreSQL protocol.
     Query(parts::PartArgs),
+    /// Runs rules (rollups, detections, reports) over the store, each window of time once.
+    Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         What::Up(args) => up::main(&args),
         What::Collector(args) => parts::collector(&args),
         What::Query(args) => parts::query(&args),
+        What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
         What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),

@@ -553,7 +553,7 @@ impl Schedule {
                         self.metrics.given_up(name);
                         lane.ended_us = end;
                         lane.failures = 0;
-                        lane.not_before_us = ended_us;
+                        lane.not_before_us = 0;
                     }
                 }
                 notes.push((run, Ended { state: "failed", error: Some(error), rows: None, ended_us }));

@@ -240,7 +240,11 @@ mod tests {
     #[tokio::test]
     async fn what_a_rule_reads_and_fills_is_known() {
         let rules = vec![
-            rule("one", "table:sample", "SELECT ts, node, host, 'load' AS name, load1 AS value FROM system"),
+            rule(
+                "one",
+                "table:sample",
+                "SELECT ts, node, host, 'x' AS exporter, 'load' AS name, 1 AS series, load1 AS value FROM system",
+            ),
             rule("two", "alert", "SELECT host, value AS load FROM sample"),
         ];
         let rules = plan(&engine(), rules).await.unwrap_or_else(|e| panic!("{e}"));
@@ -253,7 +257,11 @@ mod tests {
     async fn every_mistake_of_every_rule_is_told() {
         let rules = vec![
             rule("a", "alert", "SELECT node FROM system"),
-            rule("b", "table:sample", "SELECT ts, node, host, 'load' AS name, host AS value FROM system"),
+            rule(
+                "b",
+                "table:sample",
+                "SELECT ts, node, host, 'x' AS exporter, 'load' AS name, 1 AS series, host AS value FROM system",
+            ),
             rule("c", "table:nowhere", "SELECT * FROM system"),
             rule("d", "table:sample", "SELECT nothing FROM system"),
         ];
@@ -278,7 +286,7 @@ mod tests {
         let rules = vec![
             copy("a", "sample", "system", ""),
             copy("b", "system", "memory", ""),
-            copy("c", "memory", "sample", ", 'x' AS name"),
+            copy("c", "memory", "sample", ", 'x' AS exporter, 'x' AS name, 1 AS series"),
         ];
         let mistakes = plan(&engine(), rules).await.unwrap_err();
         assert_eq!(mistakes.0.len(), 1, "{mistakes}");
