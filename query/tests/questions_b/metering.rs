@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::fleet::{Card, Fleet};
+use crate::fleet::{Card, Fleet, Registered};
 use crate::store::{DAY, MINUTE, Row, Rows, START, assert_same, row, time};
 
 struct Bill {
@@ -20,11 +20,13 @@ struct Bill {
 
 /// The identifier of a card at a time: by its own entries if it has any, else by those of its host.
 fn identifier(fleet: &Fleet, card: &Card, at: i64) -> Option<String> {
-    let of_host = |device: &str| {
-        fleet.registered.iter().filter(move |e| e.card.0 == card.0 && e.card.1 == card.1 && e.card.2 == device)
+    let of = |device: &str| -> Vec<_> {
+        let same = |e: &&Registered| e.card.0 == card.0 && e.card.1 == card.1 && e.card.2 == device;
+        fleet.registered.iter().filter(same).collect()
     };
-    let device = if of_host(&card.2).next().is_some() { card.2.as_str() } else { "" };
-    let newest = of_host(device).filter(|entry| entry.from <= at).max_by_key(|entry| entry.from);
+    let own = of(&card.2);
+    let entries = if own.is_empty() { of("") } else { own };
+    let newest = entries.into_iter().filter(|entry| entry.from <= at).max_by_key(|entry| entry.from);
     newest.and_then(|entry| entry.identifier.clone())
 }
 
