@@ -4,12 +4,14 @@
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
 //! - [`schedule`]: rules, on a schedule; [`rules`]: how good they are.
+//! - [`registry`]: what things are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
 mod broker;
 mod check;
 mod parts;
+mod registry;
 mod rules;
 mod schedule;
 mod score;
@@ -48,6 +50,7 @@ enum What {
     Broker(parts::BrokerArgs),
     Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
+    Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         What::Broker(args) => parts::broker(&args),
         What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),
+        What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),
     };

@@ -69,7 +69,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
 }
 
 /// The platform's data folder: the user's own, or the system's for root.
-fn default_folder() -> PathBuf {
+pub(crate) fn default_folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/nodescope");
