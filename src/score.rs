@@ -102,7 +102,8 @@ async fn all_of(
     let mut scores = Vec::with_capacity(rules.len());
     for rule in rules {
         let begin = Instant::now();
-        let incidents = score::replay(engine, rule, from, to).await.map_err(|e| format!("{}: {}", rule.name, chain(&e)))?;
+        let incidents =
+            score::replay(engine, rule, from, to).await.map_err(|e| format!("{}: {}", rule.name, chain(&e)))?;
         let score = score::score(rule, &incidents, labels);
         say(&line(&score, begin.elapsed()));
         if print_wrong {

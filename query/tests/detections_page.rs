@@ -11,7 +11,8 @@ use nodescope_query::score::page::page;
 fn the_page_is_fresh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let all = rules::load(None, &Catalogue::built_in()).unwrap();
-    let detections: Vec<_> = all.iter().filter(|r| r.alert.is_some() && r.name.as_bytes()[1].is_ascii_digit()).collect();
+    let detections: Vec<_> =
+        all.iter().filter(|r| r.alert.is_some() && r.name.as_bytes()[1].is_ascii_digit()).collect();
     assert_eq!(detections.len(), 20);
     let kept = std::fs::read_to_string(root.join("rules/scores.toml")).unwrap();
     let kept: Kept = toml::from_str(&kept).unwrap();
