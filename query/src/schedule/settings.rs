@@ -22,6 +22,8 @@ pub struct ScheduleSettings {
     pub concurrency: usize,
     /// How far back a rule begins that has never run and fills a table.
     pub backfill: Duration,
+    /// A rule that is further behind begins anew so long ago.
+    pub catch_up: Duration,
     /// Identification code of the platform node, for rows of the schedule's own.
     pub node: String,
     /// Address of `/metrics`, `/healthz` and `/readyz` of `nodescope schedule`.
@@ -81,6 +83,11 @@ impl ScheduleSettings {
                 "schedule.backfill",
                 "1h",
                 "A rule that fills a table and has never run begins so long ago. Others begin now.",
+            ),
+            catch_up: settings.duration(
+                "schedule.catch_up",
+                "1d",
+                "Windows missed while no schedule ran are made up for so far back. What is older is passed over, and said.",
             ),
             node,
             http_address: settings.get(
