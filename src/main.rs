@@ -10,6 +10,7 @@ mod bench;
 mod broker;
 mod check;
 mod parts;
+mod rules;
 mod schedule;
 mod settings;
 mod sql;
@@ -45,6 +46,7 @@ enum What {
     Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
+    Rules(rules::RulesArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
+        What::Rules(args) => rules::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),
     };
