@@ -3,6 +3,7 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
+//! - [`registry`]: what things are.
 //! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
@@ -11,6 +12,7 @@ mod broker;
 mod check;
 mod parts;
 mod rules;
+mod registry;
 mod schedule;
 mod settings;
 mod sql;
@@ -47,6 +49,7 @@ enum What {
     Broker(parts::BrokerArgs),
     Sql(sql::SqlArgs),
     Rules(rules::RulesArgs),
+    Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         What::Broker(args) => parts::broker(&args),
         What::Sql(args) => sql::main(&args),
         What::Rules(args) => rules::main(&args),
+        What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),
     };

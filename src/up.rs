@@ -69,7 +69,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
 }
 
 /// The platform's data folder: the user's own, or the system's for root.
-fn default_folder() -> PathBuf {
+pub(crate) fn default_folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/nodescope");
@@ -98,7 +98,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         metrics: metrics.as_ref().map(HttpServer::local_addr),
         postgres: settings.query.postgres.address,
         broker: broker_address,
-        tables: settings.common.catalogue.tables().count(),
+        tables: settings.common.catalogue.tables().filter(|table| table.derived.is_none()).count(),
     };
     // Each part has a token of its own, so that they stop in the order of the flow and nothing is cut off.
     let [stop_broker, stop_doors] = [CancellationToken::new(), CancellationToken::new()];

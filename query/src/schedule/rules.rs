@@ -12,15 +12,14 @@ use datafusion::arrow::array::RecordBatch;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_service::errors::chain;
 
+use super::built_in::BUILT_IN;
 use super::run::Run;
 use super::sink::{Sink, TableSink};
 use super::windows::Grid;
 use crate::alerts::summary::Template;
 use crate::definition::{self, Definition, Mistakes, Purpose, SinkName};
 use crate::engine::Engine;
-
-/// The built-in files: name and text.
-const BUILT_IN: &[(&str, &str)] = &[];
+use crate::rollups;
 
 /// A rule that can run.
 #[derive(Debug, Clone)]
@@ -45,7 +44,7 @@ impl Rule {
 ///
 /// # Errors
 /// Every mistake in every file.
-pub fn load(folder: Option<&Path>, _catalogue: &Catalogue) -> Result<Vec<Definition>, Mistakes> {
+pub fn load(folder: Option<&Path>, catalogue: &Catalogue) -> Result<Vec<Definition>, Mistakes> {
     let mut mistakes = Mistakes::default();
     let mut rules = Vec::new();
     for (file, text) in BUILT_IN {
@@ -53,6 +52,10 @@ pub fn load(folder: Option<&Path>, _catalogue: &Catalogue) -> Result<Vec<Definit
             Ok(rule) => rules.push(rule),
             Err(more) => mistakes.0.extend(more.0),
         }
+    }
+    match rollups::definitions(catalogue) {
+        Ok(more) => rules.extend(more),
+        Err(more) => mistakes.0.extend(more.0),
     }
     if let Some(folder) = folder {
         match definition::read_folder(folder, Purpose::Rule) {
