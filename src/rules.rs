@@ -242,6 +242,7 @@ fn run(args: &RunArgs) -> Result<(), String> {
         let engine = engine(store, read.query.limits)?;
         // So that a wrong rule says all that is wrong with it.
         rules::plan(&engine, vec![rule.clone()]).await.map_err(|e| e.to_string())?;
+        let shows_rows = args.json && rule.alert.is_none();
         let mut replay = Replay::new(Arc::new(rule), from, to).map_err(|e| e.text())?;
         let (mut windows, mut rows) = (0_u64, 0_usize);
         let mut incidents: BTreeMap<String, Incident> = BTreeMap::new();
@@ -249,7 +250,7 @@ fn run(args: &RunArgs) -> Result<(), String> {
             windows += 1;
             for batch in replayed.rows.iter().filter(|batch| batch.num_rows() > 0) {
                 rows += batch.num_rows();
-                if replayed.changed.is_empty() && args.json && incidents.is_empty() {
+                if shows_rows {
                     let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
                     writer.write(batch).and_then(|()| writer.finish()).map_err(|e| chain(&e))?;
                     say(String::from_utf8_lossy(&writer.into_inner()).trim_end());

@@ -8,8 +8,17 @@ macro_rules! files {
 
 /// Path and text of each file, by name.
 pub(crate) const BUILT_IN: &[(&str, &str)] = files![
+    "accelerator_lost",
+    "accelerator_unhealthy",
+    "agent_spool_growing",
     "availability_1h",
     "availability_1m",
+    "clock_off",
+    "disk_filling",
+    "host_silent",
+    "link_breach",
+    "pipeline_silent",
+    "records_lost",
 ];
 
 #[cfg(test)]

@@ -72,6 +72,12 @@ pub fn load(folder: Option<&Path>, catalogue: &Catalogue) -> Result<Vec<Definiti
             Err(more) => mistakes.0.extend(more.0),
         }
     }
+    for rule in &rules {
+        let causes = rule.alert.iter().flat_map(|alert| &alert.inhibited_by);
+        for cause in causes.filter(|cause| !rules.iter().any(|other| other.name == **cause && other.alert.is_some())) {
+            mistakes.add(&rule.name, "alert.inhibited_by", format!("there is no rule `{cause}` that makes alerts"));
+        }
+    }
     if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes) }
 }
 
