@@ -5,6 +5,7 @@
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
 //! - [`schedule`]: rules, on a schedule; [`rules`]: how good they are.
 //! - [`registry`]: what things are.
+//! - [`schedule`]: rules, on a schedule.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
@@ -50,6 +51,7 @@ enum What {
     Broker(parts::BrokerArgs),
     Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
+    Rules(rules::RulesArgs),
     Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         What::Broker(args) => parts::broker(&args),
         What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),
+        What::Rules(args) => rules::main(&args),
         What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),

@@ -121,7 +121,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     .map_err(|e| chain(&e))?;
     shown.broker = broker.address();
     health.add_metrics(broker.metrics());
-    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka] {
+    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka, &mut settings.alerts.kafka] {
         kafka.brokers = broker.address().to_string();
     }
     let engine = nodescope_query::server::engine(&settings.query, store.clone(), &health).map_err(|e| chain(&e))?;
@@ -145,7 +145,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     let stop_schedule = CancellationToken::new();
     let mut schedule = settings.schedule.enabled.then(|| {
         let (health, stop) = (health.clone(), stop_schedule.clone());
-        tokio::spawn(async move { schedule::run(settings.schedule, engine, &health, stop).await })
+        tokio::spawn(async move { schedule::run(settings.schedule, &settings.alerts, engine, &health, stop).await })
     });
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));

@@ -188,3 +188,6 @@ fn key(table: &Table) -> Vec<String> {
 fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
+
+#[cfg(test)]
+mod tests;

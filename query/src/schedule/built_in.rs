@@ -28,6 +28,17 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "d18_firmware_drift",
     "d19_power_or_heat_sabotage",
     "d20_monitoring_abuse",
+    "accelerator_lost",
+    "accelerator_unhealthy",
+    "agent_spool_growing",
+    "availability_1h",
+    "availability_1m",
+    "clock_off",
+    "disk_filling",
+    "host_silent",
+    "link_breach",
+    "pipeline_silent",
+    "records_lost",
 ];
 
 #[cfg(test)]
