@@ -40,6 +40,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "pipeline_silent",
     "records_lost",
 ];
+pub(crate) const BUILT_IN: &[(&str, &str)] = files!["availability_1h", "availability_1m",];
 
 #[cfg(test)]
 mod tests {
