@@ -3,9 +3,8 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
-//! - [`schedule`]: rules, on a schedule; [`rules`]: how good they are.
 //! - [`registry`]: what things are.
-//! - [`schedule`]: rules, on a schedule.
+//! - [`schedule`]: rules, on a schedule; [`rules`]: which there are, and how good they are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 
 mod bench;
@@ -51,7 +50,6 @@ enum What {
     Broker(parts::BrokerArgs),
     Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
-    Rules(rules::RulesArgs),
     Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
@@ -76,7 +74,6 @@ fn main() -> ExitCode {
         What::Broker(args) => parts::broker(&args),
         What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),
-        What::Rules(args) => rules::main(&args),
         What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Bench(args) => bench::main(&args),

@@ -1,24 +1,11 @@
-//! `nodescope rules`: what to do with rules beside running them on the schedule.
-
-use clap::Subcommand;
-
-use crate::score::{self, ScoreArgs};
-
-/// Looks at rules.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RulesArgs {
-    #[command(subcommand)]
-    what: RulesCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum RulesCommand {
-    Score(ScoreArgs),
 //! `nodescope rules`: which rules there are, whether they are right, and what one would have said.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_query::alerts::incident::{Incident, State};
 use nodescope_query::alerts::replay::Replay;
@@ -30,10 +17,19 @@ use nodescope_query::settings::QuerySettings;
 use nodescope_service::settings::parse_duration;
 use nodescope_store::Store;
 use nodescope_store::cut::Reader;
+
+use crate::score::{self, ScoreArgs};
 use crate::settings::{Common, finish, load};
 use crate::{ConfigArgs, block_on, chain, say};
+
 /// Lists rules, tests them, and says what one would have said.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RulesArgs {
+    #[command(subcommand)]
     what: What,
+}
+
+#[derive(Debug, Subcommand)]
 enum What {
     /// Lists all rules, built-in and of the site; with a name, shows that one whole.
     List {
@@ -51,6 +47,9 @@ enum What {
     },
     /// Runs a rule over rows that are in the store, and says what it would have said. Nothing is written.
     Run(RunArgs),
+    Score(ScoreArgs),
+}
+
 /// Where rules come from.
 #[derive(Debug, Clone, clap::Args)]
 struct From {
@@ -59,6 +58,9 @@ struct From {
     /// Folder of this site's own rules (schedule.rules_folder).
     #[arg(long, value_name = "FOLDER")]
     rules: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 struct RunArgs {
     /// Name of the rule.
     name: String,
@@ -79,11 +81,15 @@ struct RunArgs {
     json: bool,
     #[command(flatten)]
     rules: From,
+}
+
 /// What is read of the configuration.
 struct Read {
     common: Common,
     query: QuerySettings,
     rules: Vec<Definition>,
+}
+
 impl From {
     fn read(&self, store: Option<&String>) -> Result<Read, String> {
         let mut settings = load(self.config.config.as_deref());
@@ -101,7 +107,6 @@ impl From {
 /// Runs the command.
 pub(crate) fn main(args: &RulesArgs) -> Result<(), String> {
     match &args.what {
-        RulesCommand::Score(args) => score::main(args),
         What::List { name: None, from } => {
             let mut rules = from.read(None)?.rules;
             rules.sort_by(|a, b| (a.alert.is_none(), &a.name).cmp(&(b.alert.is_none(), &b.name)));
@@ -128,6 +133,7 @@ pub(crate) fn main(args: &RulesArgs) -> Result<(), String> {
             Ok(())
         }
         What::Run(args) => run(args),
+        What::Score(args) => score::main(args),
     }
 }
 

@@ -275,13 +275,18 @@ fn delivered(answer: Option<Result<OwnedDeliveryResult, Canceled>>) -> Result<()
 }
 
 /// Hands a record to the client; waits while its queue is full.
-async fn offer(producer: &FutureProducer, topic: &str, ready: &Ready, id: RecordId) -> Result<DeliveryFuture, SimulateError> {
+async fn offer(
+    producer: &FutureProducer,
+    topic: &str,
+    ready: &Ready,
+    id: RecordId,
+) -> Result<DeliveryFuture, SimulateError> {
     let envelope = Envelope { table: ready.table.name.clone(), schema: ready.table.version, id, clock_offset_us: None };
     let headers = envelope.to_headers();
     loop {
-        let owned = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
-            all.insert(Header { key, value: Some(value.as_str()) })
-        });
+        let owned = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value.as_str()) }));
         let record = FutureRecord::to(topic).key(&ready.key).payload(&ready.value).headers(owned);
         match producer.send_result(record) {
             Ok(delivery) => return Ok(delivery),
@@ -297,7 +302,12 @@ async fn offer(producer: &FutureProducer, topic: &str, ready: &Ready, id: Record
 ///
 /// # Errors
 /// When the catalogue is not the one this was written for.
-pub fn count(fleet: &Arc<Fleet>, catalogue: &Arc<Catalogue>, from: i64, to: i64) -> Result<BTreeMap<String, u64>, SimulateError> {
+pub fn count(
+    fleet: &Arc<Fleet>,
+    catalogue: &Arc<Catalogue>,
+    from: i64,
+    to: i64,
+) -> Result<BTreeMap<String, u64>, SimulateError> {
     let mut player = Player::new(fleet, catalogue, 1);
     let mut all = BTreeMap::new();
     let mut at = from;

@@ -8,6 +8,12 @@ macro_rules! files {
 
 /// Path and text of each file, by name.
 pub(crate) const BUILT_IN: &[(&str, &str)] = files![
+    "accelerator_lost",
+    "accelerator_unhealthy",
+    "agent_spool_growing",
+    "availability_1h",
+    "availability_1m",
+    "clock_off",
     "d01_accelerator_busy_without_job",
     "d02_miner_shape",
     "d03_miner_or_pool",
@@ -28,19 +34,12 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "d18_firmware_drift",
     "d19_power_or_heat_sabotage",
     "d20_monitoring_abuse",
-    "accelerator_lost",
-    "accelerator_unhealthy",
-    "agent_spool_growing",
-    "availability_1h",
-    "availability_1m",
-    "clock_off",
     "disk_filling",
     "host_silent",
     "link_breach",
     "pipeline_silent",
     "records_lost",
 ];
-pub(crate) const BUILT_IN: &[(&str, &str)] = files!["availability_1h", "availability_1m",];
 
 #[cfg(test)]
 mod tests {
