@@ -6,6 +6,7 @@
 //! - [`registry`]: what things are.
 //! - [`schedule`]: rules, on a schedule; [`rules`]: which there are, and how good they are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
+//! - [`simulate`]: a fleet to try it on.
 
 mod bench;
 mod broker;
@@ -16,6 +17,7 @@ mod rules;
 mod schedule;
 mod score;
 mod settings;
+mod simulate;
 mod sql;
 mod up;
 
@@ -52,6 +54,7 @@ enum What {
     Sql(sql::SqlArgs),
     Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
+    Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         What::Sql(args) => sql::main(&args),
         What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
+        What::Simulate(args) => simulate::main(&args),
         What::Bench(args) => bench::main(&args),
     };
     match result {

@@ -151,10 +151,21 @@ fn options(args: &SimulateArgs, now: i64) -> Options {
 }
 
 /// The fleet, made where it may take a while.
-pub(crate) async fn made(options: Options, now: i64, raw: i64, attacks: bool, benign: bool) -> Result<Arc<Fleet>, String> {
+pub(crate) async fn made(
+    options: Options,
+    now: i64,
+    raw: i64,
+    attacks: bool,
+    benign: bool,
+) -> Result<Arc<Fleet>, String> {
     tokio::task::spawn_blocking(move || {
         Fleet::with_attacks(options, |world, lives, schedule| {
-            plan::plan(world, lives, schedule, &plan::PlanOptions { from: now - raw.max(HOUR), to: now, attacks, benign })
+            plan::plan(
+                world,
+                lives,
+                schedule,
+                &plan::PlanOptions { from: now - raw.max(HOUR), to: now, attacks, benign },
+            )
         })
     })
     .await

@@ -184,7 +184,7 @@ pub fn machine(fleet: &Fleet, host: usize, at: i64) -> Event {
         .with("vendor", if is_arm { "Huawei" } else { "Inspur" })
         .with("product", if is_arm { "Atlas 800T A2" } else { "NF5688M7" })
         .with("serial", format!("SN{:010}", it.key % 10_000_000_000))
-        .with("bios_version", "4.21.09")
+        .with("bios_version", fleet.attacks.bios(host, at).unwrap_or("4.21.09"))
         .with("cpu_model", if is_arm { "Kunpeng-920" } else { "Intel(R) Xeon(R) Platinum 8468" })
         .with("microcode", "0x2b0005c0")
         .with("agent_version", it.agent_version)

@@ -52,6 +52,10 @@ pub enum Trick {
     Mute(&'static str),
     /// The agent runs with another configuration.
     Configuration(&'static str),
+    /// The clock is so many seconds ahead.
+    Clock(i64),
+    /// The firmware of the board is another one.
+    Bios(&'static str),
 }
 
 /// What a host shows for a while.
@@ -139,6 +143,16 @@ impl Attacks {
     /// Hash of the configuration, where it is another than the fleet's.
     pub fn configuration(&self, host: usize, at: i64) -> Option<&'static str> {
         self.tricks(host, at).find_map(|t| if let Trick::Configuration(hash) = t { Some(hash) } else { None })
+    }
+
+    /// Seconds by which the clock is ahead.
+    pub fn clock(&self, host: usize, at: i64) -> i64 {
+        self.tricks(host, at).map(|t| if let Trick::Clock(seconds) = t { seconds } else { 0 }).sum()
+    }
+
+    /// Firmware of the board, where it is another than the fleet's.
+    pub fn bios(&self, host: usize, at: i64) -> Option<&'static str> {
+        self.tricks(host, at).find_map(|t| if let Trick::Bios(version) = t { Some(version) } else { None })
     }
 
     /// Whether somebody switches the host off at that second.

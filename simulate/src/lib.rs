@@ -6,7 +6,7 @@
 //! seed comes one fleet with one fate, whoever asks, in whatever order.
 //!
 //! - [`world`]: what is built: nodes, racks, fabrics, hosts, devices ([`models`]: data sheets).
-//! - [`failures`], [`jobs`], [`attacks`]: what happens, over the whole life of the fleet.
+//! - [`failures`], [`jobs`], [`attacks`] ([`plan`]): what happens, over the whole life of the fleet.
 //! - [`load`], [`machine`], [`links`], [`agents`], [`security`]: the rows that follow ([`series`] for what moves,
 //!   [`events`] for what happens once), and [`registry`]: what was registered.
 //! - [`oracle`]: what is true, in plain values, for tests that must not ask SQL.
@@ -25,6 +25,7 @@ pub mod load;
 pub mod machine;
 pub mod models;
 pub mod oracle;
+pub mod plan;
 pub mod registry;
 pub mod security;
 pub mod series;

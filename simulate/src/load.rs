@@ -103,6 +103,8 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
             Work::Training | Work::Interactive => shape.busy,
         };
         let scale = if shape.busy > 0.0 { busy / shape.busy } else { 0.0 };
+        // Work without steps does not waver.
+        let vary = if shape.step <= 0.0 { 1.0 } else { vary };
         load.busy = exact((busy * vary).clamp(0.0, 0.985));
         load.core = exact((load.busy * shape.core).clamp(0.0, 0.985));
         load.tensor = exact(load.core * shape.tensor);

@@ -247,7 +247,10 @@ fn system(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c.1[1].run(now.rate(0.0), now.seconds),
             c.1[2].run(now.rate(0.006 * now.sum.busy), now.seconds),
             Cell::whole(now.boot),
-            Cell::Rising { start: (now.from - now.boot) as f64, rate: 1.0 },
+            Cell::Rising {
+                start: (now.from - now.boot - now.fleet.attacks.clock(now.host, now.from)) as f64,
+                rate: 1.0,
+            },
             Cell::Bool(true),
             Cell::Level { base: 0.0, swing: 0.0, shift: 0 },
             Cell::level(exact(0.01)),
