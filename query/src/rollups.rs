@@ -190,4 +190,6 @@ fn quoted(name: &str) -> String {
 }
 
 #[cfg(test)]
+mod availability_tests;
+#[cfg(test)]
 mod tests;

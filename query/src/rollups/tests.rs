@@ -61,20 +61,20 @@ const SITE: &str = r#"
 const MINUTE: i64 = 60;
 
 /// A whole hour, and a while into it.
-const BEGIN: i64 = 1_700_000_400 / 3_600 * 3_600;
+pub(super) const BEGIN: i64 = 1_700_000_400 / 3_600 * 3_600;
 
 fn catalogue() -> Arc<Catalogue> {
     static CATALOGUE: OnceLock<Arc<Catalogue>> = OnceLock::new();
     Arc::clone(CATALOGUE.get_or_init(|| Arc::new(Catalogue::with_texts(&[("pump.toml", SITE)]).unwrap())))
 }
 
-struct World {
+pub(super) struct World {
     store: Store,
     engine: Engine,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let objects = Arc::new(object_store::memory::InMemory::new());
         let store = Store::new(objects, catalogue(), "memory:");
         let spill = Spill { folder: None, bytes: 1 << 30 };
@@ -82,7 +82,11 @@ impl World {
         Self { store, engine }
     }
 
-    async fn append(&self, table: &str, batch: RecordBatch) {
+    pub(super) fn catalogue(&self) -> &Arc<Catalogue> {
+        self.store.catalogue()
+    }
+
+    pub(super) async fn append(&self, table: &str, batch: RecordBatch) {
         let table = Arc::clone(self.store.catalogue().get(table).unwrap());
         let mut journal = Journal::open(&self.store, "journal.test").await.unwrap();
         journal.append(vec![(table, vec![batch])]).await.unwrap();
@@ -100,7 +104,7 @@ impl World {
     }
 
     /// Runs a rule for the window that ends there, as the schedule does.
-    async fn run(&self, rule: &Definition, ends: i64, revision: i64) -> usize {
+    pub(super) async fn run(&self, rule: &Definition, ends: i64, revision: i64) -> usize {
         let window = Grid::of(rule).ending(ends * 1_000_000);
         let run = Run { rule: Arc::new(rule.clone()), window, revision, began_us: 0 };
         let rows = run.ask(&self.engine).await.unwrap_or_else(|e| panic!("{}: {e:?}\n{}", rule.name, rule.sql));
@@ -113,7 +117,7 @@ impl World {
         count
     }
 
-    async fn ask(&self, sql: &str) -> RecordBatch {
+    pub(super) async fn ask(&self, sql: &str) -> RecordBatch {
         let query = self.engine.own(sql, &[]).await.unwrap();
         let batches = query.collect().await.unwrap();
         datafusion::arrow::compute::concat_batches(&query.schema(), &batches).unwrap()
@@ -244,7 +248,7 @@ const ALL: &str = "SELECT ts, host, \"index\", samples, maker, level_min, level_
     inlet_celsius_min, inlet_celsius_max, inlet_celsius_mean, inlet_celsius_last, inlet_celsius_count, turns_increase, \
     turns_last, turns_count, energy_joules_increase, energy_joules_last, energy_joules_count, expected FROM ";
 
-fn int(rows: &RecordBatch, column: usize, row: usize) -> Option<i64> {
+pub(super) fn int(rows: &RecordBatch, column: usize, row: usize) -> Option<i64> {
     let column = rows.column(column).as_primitive::<Int64Type>();
     column.is_valid(row).then(|| column.value(row))
 }

@@ -18,7 +18,7 @@
 //! **Failures.** A run that fails is tried again, after pauses that grow, and holds up no other rule. A window that has
 //! failed for an hour is passed over, with a row that says so; late rows may still make it run.
 
-mod built_in;
+pub(crate) mod built_in;
 mod late;
 pub mod metrics;
 pub mod progress;

@@ -11,5 +11,5 @@ mod fleet;
 mod inventory;
 mod metering;
 mod risk;
-mod stragglers;
 mod store;
+mod stragglers;
