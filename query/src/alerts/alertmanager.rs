@@ -56,10 +56,9 @@ impl Alertmanager {
 
     fn alert(&self, state: State, incident: &Incident) -> Value {
         let mut labels: Map<String, Value> = Map::new();
-        for (name, value) in self.labels.iter().chain(&incident.key) {
-            if !value.is_empty() {
-                labels.insert(label_name(name), value.as_str().into());
-            }
+        let given = self.labels.iter().map(|(name, value)| (name, value)).chain(&incident.key);
+        for (name, value) in given.filter(|(_, value)| !value.is_empty()) {
+            labels.insert(label_name(name), value.as_str().into());
         }
         labels.insert("alertname".into(), incident.about.rule.as_str().into());
         labels.insert("severity".into(), incident.about.severity.as_str().into());

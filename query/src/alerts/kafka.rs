@@ -44,7 +44,9 @@ impl Topic {
         timeout: Duration,
         takes_incidents: bool,
     ) -> Result<Self, KafkaError> {
-        let kafka = KafkaSettings { topic: topic.to_owned(), partitions: 1, ..kafka.clone() };
+        let mut kafka = kafka.clone();
+        topic.clone_into(&mut kafka.topic);
+        kafka.partitions = 1;
         let producer = client_config(&kafka, "nodescope-alerts")
             .set("message.timeout.ms", timeout.as_millis().max(1_000).to_string())
             .create()?;

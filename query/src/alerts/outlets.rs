@@ -309,7 +309,7 @@ impl Outlets {
     }
 
     /// Tells one outlet of a report.
-    pub(crate) fn report(&self, outlet: &str, report: Message) {
+    pub(crate) fn report(&self, outlet: &str, report: &Message) {
         let Some(shared) = &self.0 else { return };
         for lane in shared.lanes.iter().filter(|lane| lane.outlet.name() == outlet) {
             shared.push(lane, report.clone());

@@ -30,11 +30,7 @@ pub(crate) fn rows(table: &Arc<Table>, node: &str, run: &Run, changed: &[Inciden
         let place = |column: &str| incident.key.get(column).or_else(|| incident.found.get(column)).map(String::as_str);
         let at = (place("node").unwrap_or(node), place("host").unwrap_or_default());
         let rows = by_place.entry(at).or_insert_with(|| Rows::new(table));
-        let pairs = |map: &'_ BTreeMap<String, String>| -> Vec<(String, String)> {
-            map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
-        };
-        let (key, found) = (pairs(&incident.key), pairs(&incident.found));
-        let row = rows.begin();
+        let mut row = rows.begin();
         row.text("rule", incident.about.rule.as_str())
             .text("incident", incident.id.as_str())
             .int("sequence", incident.sequence)
@@ -42,8 +38,8 @@ pub(crate) fn rows(table: &Arc<Table>, node: &str, run: &Run, changed: &[Inciden
             .text("severity", incident.about.severity.as_str())
             .text("title", incident.about.title.as_str())
             .text("summary", incident.summary.as_str())
-            .text_map("key", key.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-            .text_map("found", found.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .text_map("key", incident.key.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .text_map("found", incident.found.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .text("techniques", incident.about.techniques.as_str())
             .timestamp("began", incident.began_us)
             .timestamp("fired", incident.fired_us)

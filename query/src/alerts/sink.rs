@@ -165,7 +165,7 @@ impl ReportSink {
             tokio::spawn(async move {
                 for run in owed {
                     match run.ask(&engine).await {
-                        Ok(rows) => teller.report(&outlet, report(&run, &rows)),
+                        Ok(rows) => teller.report(&outlet, &report(&run, &rows)),
                         Err(error) => tracing::warn!(rule = run.rule.name, %error, "a report cannot be made again"),
                     }
                 }
@@ -185,7 +185,7 @@ impl Sink for ReportSink {
 
     async fn committed(&mut self, _run: &Run) {
         if let Some(report) = self.report.take() {
-            self.outlets.report(&self.outlet, report);
+            self.outlets.report(&self.outlet, &report);
         }
     }
 }

@@ -119,7 +119,7 @@ impl Place {
         let count_rows = async || {
             let sql = "SELECT about FROM notification";
             let rows = self.engine.own(sql, &[]).await.unwrap().collect().await.unwrap();
-            rows.iter().map(|batch| batch.num_rows()).sum::<usize>()
+            rows.iter().map(datafusion::arrow::array::RecordBatch::num_rows).sum::<usize>()
         };
         let noted = async {
             while count_rows().await < count {
