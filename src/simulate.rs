@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nodescope_model::catalogue::Catalogue;
 use nodescope_service::kafka::KafkaSettings;
 use nodescope_service::settings::parse_duration;
 use nodescope_service::stop;
@@ -12,7 +13,7 @@ use nodescope_simulate::attacks::Attack;
 use nodescope_simulate::history::{self, HistoryOptions, Progress};
 use nodescope_simulate::live::{self, Pace};
 use nodescope_simulate::world::{DAY, HOUR, Options};
-use nodescope_simulate::{Fleet, plan};
+use nodescope_simulate::{Fleet, SimulateError, plan};
 use nodescope_store::Store;
 use nodescope_store::location::Location;
 use tokio_util::sync::CancellationToken;
@@ -213,6 +214,91 @@ fn show(progress: &Progress) {
     let _ = err.flush();
 }
 
+/// Name of the file that remembers which fleet a folder has.
+const KEPT: &str = "simulate.json";
+
+/// The fleet of a folder, and the second from which its rows are to be sent: the fleet that the folder has had before,
+/// from now on; or a new one, whose past is written first, from where that ends.
+pub(crate) async fn kept(data: &Path, store: &Store, hosts: usize) -> Result<(Arc<Fleet>, i64), String> {
+    let file = data.join(KEPT);
+    let now = live::now();
+    let cannot = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what} {}: {error}", file.display());
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        let options = Kept::parse(&text).ok_or_else(|| cannot("read", &"it is not what was written"))?;
+        if options.hosts != hosts {
+            return Err(format!(
+                "{} has a fleet of {} hosts already; take another folder (--data) for one of {hosts}",
+                data.display(),
+                options.hosts,
+            ));
+        }
+        if options.horizon <= now {
+            return Err(format!("the fleet of {} has come to its end; take another folder (--data)", data.display()));
+        }
+        return Ok((made(options, now, 0, false, false).await?, now));
+    }
+    // Failures are so much more frequent than published that a small fleet shows some.
+    let around = Options::around(7, hosts, 8, now, 30);
+    let options = Options { failures: 6.0, horizon: now + 60 * DAY, ..around };
+    let fleet = made(options.clone(), now, 0, false, false).await?;
+    say(&format!("making the past of {hosts} hosts that do not exist"));
+    let history = HistoryOptions::until(now);
+    write_history(&fleet, store, &history).await?;
+    std::fs::write(&file, Kept::text(&options)).map_err(|e| cannot("write", &e))?;
+    Ok((fleet, history.now))
+}
+
+/// What names a fleet, as it is kept.
+struct Kept;
+
+impl Kept {
+    fn text(options: &Options) -> String {
+        let Options { seed, hosts, accelerators, start, horizon, failures } = options;
+        serde_json::json!({
+            "seed": seed, "hosts": hosts, "accelerators": accelerators, "start": start, "horizon": horizon,
+            "failures": failures,
+        })
+        .to_string()
+    }
+
+    fn parse(text: &str) -> Option<Options> {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        Some(Options {
+            seed: value["seed"].as_u64()?,
+            hosts: usize::try_from(value["hosts"].as_u64()?).ok()?,
+            accelerators: usize::try_from(value["accelerators"].as_u64()?).ok()?,
+            start: value["start"].as_i64()?,
+            horizon: value["horizon"].as_i64()?,
+            failures: value["failures"].as_f64()?,
+        })
+    }
+}
+
+/// Sends a fleet's rows from a second on, as they come, until it is stopped.
+pub(crate) async fn play(
+    fleet: &Arc<Fleet>,
+    from: i64,
+    catalogue: &Arc<Catalogue>,
+    kafka: &KafkaSettings,
+    stop: &CancellationToken,
+) -> Result<(), SimulateError> {
+    // What was missed while the past was written is made up for soon.
+    let pace = Pace { from, until: i64::MAX, speed: 30, run: run_number() };
+    live::send(fleet, catalogue, kafka, &pace, stop).await.map(|_| ())
+}
+
 fn write_labels(file: &Path, labels: &[Attack]) -> Result<(), String> {
     std::fs::write(file, plan::labels_csv(labels)).map_err(|e| format!("cannot write {}: {e}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_is_kept_is_the_same_fleet() {
+        let options = Options { failures: 6.5, ..Options::around(3, 24, 8, 1_790_000_000, 30) };
+        assert_eq!(Kept::parse(&Kept::text(&options)), Some(options));
+        assert_eq!(Kept::parse("{}"), None);
+    }
 }

@@ -52,6 +52,19 @@ const WORKER: Shape = Shape {
     idle: false,
 };
 
+/// Somebody holds a device and leaves it alone.
+const HOARDED: Shape = Shape {
+    busy: 0.0,
+    core: 0.0,
+    tensor: 0.0,
+    dram: 0.0,
+    memory: 0.007_812_5,
+    power: 0.0,
+    traffic: 0.0,
+    step: 1.0,
+    idle: true,
+};
+
 /// Plans attacks and near misses.
 pub fn plan(world: &World, lives: &[HostLife], schedule: &Schedule, options: &PlanOptions) -> Attacks {
     let mut planner = Planner {
@@ -206,6 +219,7 @@ impl Planner<'_> {
     }
 
     /// A process on a device, every minute.
+    #[allow(clippy::too_many_arguments, reason = "what makes a process")]
     fn process(&mut self, host: usize, device: usize, from: i64, to: i64, pid: i64, name: &'static str, uid: i64) {
         for at in (from..to).step_by(MINUTE as usize) {
             let row = &self.world.hosts[host];
@@ -223,6 +237,7 @@ impl Planner<'_> {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what makes a program")]
     fn executable(
         &mut self,
         host: usize,
@@ -495,7 +510,7 @@ impl Planner<'_> {
         if from + HOUR <= self.options.to
             && let Some(host) = self.host(from, from + HOUR, |_, _| true)
         {
-            self.trick(host, from, from + HOUR, Trick::Upload(160_000_000.0));
+            self.trick(host, from, from + HOUR, Trick::Upload(400_000_000.0));
             self.label("d14_exfiltration", host, None, from, from + HOUR);
         }
     }

@@ -18,7 +18,7 @@ fn fleet(seed: u64) -> Arc<Fleet> {
 }
 
 fn rows(fleet: &Arc<Fleet>, host: usize, from: i64, to: i64) -> BTreeMap<&'static str, RecordBatch> {
-    fleet.rows(&Catalogue::built_in(), host, from, to, |_| 10).unwrap()
+    fleet.rows(&Catalogue::built_in(), host, from, to, |_| 10).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Text of a batch's rows, in order of their text: two batches with the same rows have the same.
