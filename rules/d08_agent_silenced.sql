@@ -65,11 +65,11 @@ together AS (
   FROM state GROUP BY node
 ),
 witness AS (
-  SELECT p.node, p.to_host AS host, max(l.ts) AS ts, max(l.host) AS witness
+  SELECT coalesce(p.to_node, p.node) AS node, p.to_host AS host, max(l.ts) AS ts, max(l.host) AS witness
   FROM peer p JOIN link l ON l.node = p.node AND l.peer = p.peer AND (p.host = '' OR p.host = l.host)
   WHERE l.ts >= $from AND l.ts < $to AND l.received > 0 AND l.host <> p.to_host
     AND p.valid_from < $to AND (p.valid_to IS NULL OR p.valid_to >= $to)
-  GROUP BY p.node, p.to_host
+  GROUP BY coalesce(p.to_node, p.node), p.to_host
 ),
 stopping AS (
   SELECT node, host, max(ts) AS ts FROM service

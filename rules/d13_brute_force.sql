@@ -7,9 +7,8 @@ restate = "1d"
 sink = "alert"
 
 [parameters]
-failures = { value = 8, unit = "1", help = "Failures from one address, on all hosts of a node together." }
-within = { value = "2 minutes", unit = "interval", help = "In this time." }
-success = { value = "10 minutes", unit = "interval", help = "And a success from there within this time after." }
+failures = { value = 8, unit = "1", help = "Failures from one address within two minutes, on all hosts of a node together." }
+success = { value = "10 minutes", unit = "interval", help = "A success from there within this time after counts." }
 
 [alert]
 severity = "critical"

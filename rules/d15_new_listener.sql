@@ -39,11 +39,11 @@ now_open AS (
     AND l.job IS NULL AND l.container IS NULL AND l.pod IS NULL AND coalesce(l.no_sha256, '') <> 'pending'
   GROUP BY l.node, c.class, l.host, l.protocol, l.port, coalesce(l.sha256, l.executable, l.process, '?')
 ),
--- All that listens is told once an hour: an hour of each day, and whatever was added, is enough.
+-- All that listens is told once an hour: the first hour of each day, and whatever was added, is enough.
 past AS (
   SELECT node, host, protocol, port, coalesce(sha256, executable, process, '?') AS program, min(ts) AS since FROM listener
   WHERE ts >= $to - INTERVAL '14 days' AND ts < $from
-    AND (state IN ('added', 'changed') OR date_part('hour', ts) = date_part('hour', $from))
+    AND (state IN ('added', 'changed') OR date_part('hour', ts) = 0)
   GROUP BY node, host, protocol, port, coalesce(sha256, executable, process, '?')
 ),
 known AS (

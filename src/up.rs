@@ -156,7 +156,7 @@ async fn run(
     .map_err(|e| chain(&e))?;
     shown.broker = broker.address();
     health.add_metrics(broker.metrics());
-    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka] {
+    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka, &mut settings.alerts.kafka] {
         kafka.brokers = broker.address().to_string();
     }
     let engine = nodescope_query::server::engine(&settings.query, store.clone(), &health).map_err(|e| chain(&e))?;
@@ -182,7 +182,7 @@ async fn run(
     let stop_schedule = CancellationToken::new();
     let mut schedule = settings.schedule.enabled.then(|| {
         let (health, stop) = (health.clone(), stop_schedule.clone());
-        tokio::spawn(async move { schedule::run(settings.schedule, engine, &health, stop).await })
+        tokio::spawn(async move { schedule::run(settings.schedule, &settings.alerts, engine, &health, stop).await })
     });
     let mut simulated = tokio::spawn({
         let stop = stop_agent.clone();

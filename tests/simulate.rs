@@ -139,10 +139,13 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
         let ours = "coalesce(a.host, b.host) in (select host from registry_registration)";
         let rows = number(&client, &format!("select count(*) {both} where {ours}")).await.expect("a count");
         assert!(rows > 0, "{name}: nothing to compare");
-        for differs in &differ {
-            let sql =
-                format!("select count(*) {both} where {ours} and ({differs} or a.host is null or b.host is null)");
-            assert_eq!(number(&client, &sql).await, Some(0), "{name}: {differs}");
+        let where_ = |differs: &str| {
+            format!("select count(*) {both} where {ours} and ({differs} or a.host is null or b.host is null)")
+        };
+        if number(&client, &where_(&differ.join(" or "))).await != Some(0) {
+            for differs in &differ {
+                assert_eq!(number(&client, &where_(differs)).await, Some(0), "{name}: {differs}");
+            }
         }
         compared += rows * differ.len() as i64;
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -217,7 +217,7 @@ fn with_times(sql: &str) -> String {
 
 /// Columns in the types of the table: literals of SQL are wider or narrower, and without a zone.
 fn typed(batch: &RecordBatch, schema: &Schema) -> RecordBatch {
-    let (fields, columns): (Vec<Field>, Vec<_>) = batch
+    let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = batch
         .schema()
         .fields()
         .iter()
@@ -234,5 +234,14 @@ fn typed(batch: &RecordBatch, schema: &Schema) -> RecordBatch {
             (Field::new(field.name(), column.data_type().clone(), true), column)
         })
         .unzip();
+    // What no row can be without, and a trace does not care for.
+    for field in schema.fields().iter().filter(|f| !f.is_nullable() && batch.column_by_name(f.name()).is_none()) {
+        let default = match field.data_type() {
+            DataType::Utf8 => ScalarValue::from(""),
+            _ => ScalarValue::from(0_i64),
+        };
+        fields.push(Field::new(field.name(), field.data_type().clone(), true));
+        columns.push(default.to_array_of_size(batch.num_rows()).unwrap());
+    }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }

@@ -10,6 +10,8 @@
 //! 4. [`outlets`] tells what is committed: to [`alertmanager`]s, [`webhook`]s and topics of [`kafka`]. What has been
 //!    told is noted in the table `notification`, so what is still owed can be read from the store at any time.
 //!
+//! [`replay`] runs a rule over time that has passed, to see what it would have said.
+//!
 //! **Promises.** Of a key there is one incident at a time. An incident is raised once and is over once. Each outlet is
 //! told of both at least once, in this order, whatever is killed: twice only when we die between its answer and our
 //! note of it.
@@ -19,6 +21,7 @@ pub mod incident;
 pub mod kafka;
 pub mod outlets;
 pub mod record;
+pub mod replay;
 pub mod settings;
 pub mod sink;
 pub mod summary;

@@ -14,10 +14,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use datafusion::arrow::array::cast::AsArray;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type, Schema};
-use datafusion::arrow::array::cast::AsArray;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 /// A value longer than this is cut: what arrives in a pager is read by people.
@@ -255,6 +255,21 @@ impl TextRows {
     fn number(&self, column: &str, row: usize) -> Option<f64> {
         let numbers = self.columns.get(column)?.1.as_ref()?.as_primitive_opt::<Float64Type>()?;
         (row < numbers.len() && numbers.is_valid(row)).then(|| numbers.value(row))
+    }
+
+    /// A row as JSON: numbers as numbers, everything else as text.
+    pub fn json(&self, row: usize) -> serde_json::Value {
+        let value = |name: &str| {
+            let number = self.number(name, row).and_then(serde_json::Number::from_f64);
+            let text = self.text(name, row);
+            // Whole numbers beyond what a float can hold keep their digits.
+            match (text.as_deref().and_then(|text| text.parse::<i64>().ok()), number) {
+                (Some(whole), Some(_)) => whole.into(),
+                (_, Some(number)) => number.into(),
+                (_, None) => text.map_or(serde_json::Value::Null, Into::into),
+            }
+        };
+        serde_json::Value::Object(self.columns.keys().map(|name| (name.clone(), value(name))).collect())
     }
 
     /// All values of a row that are known, by column.

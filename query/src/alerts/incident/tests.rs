@@ -18,12 +18,7 @@ fn patience(hold: i64, resolve_after: i64, restate: i64) -> Patience {
 }
 
 fn about() -> Arc<About> {
-    Arc::new(About {
-        rule: "r".into(),
-        title: "t".into(),
-        severity: "info".into(),
-        techniques: String::new(),
-    })
+    Arc::new(About { rule: "r".into(), title: "t".into(), severity: "info".into(), techniques: String::new() })
 }
 
 fn machine(patience: Patience) -> Incidents {
@@ -67,7 +62,9 @@ fn naive(holds: &[bool], hold: usize, resolve_after: usize) -> Vec<(usize, Optio
         let fired = Some(began + hold).filter(|at| *at < gap.unwrap_or(holds.len()));
         let ended = match fired {
             None => gap,
-            Some(fired) => (fired + resolve_after + 1..holds.len()).find(|at| holds[at - resolve_after..=*at].iter().all(|h| !h)),
+            Some(fired) => {
+                (fired + resolve_after + 1..holds.len()).find(|at| holds[at - resolve_after..=*at].iter().all(|h| !h))
+            }
         };
         incidents.push((began, fired, ended));
         let Some(ended) = ended else { break };
@@ -78,7 +75,8 @@ fn naive(holds: &[bool], hold: usize, resolve_after: usize) -> Vec<(usize, Optio
 
 fn lives(rows: &Rows, of: &Key) -> Vec<(i64, Option<i64>, Option<i64>)> {
     let of_key = rows.newest().into_iter().filter(|incident| incident.key == *of);
-    let mut lives: Vec<_> = of_key.map(|i| (i.began_us / EVERY, i.fired_us.map(|t| t / EVERY), i.ended_us.map(|t| t / EVERY))).collect();
+    let mut lives: Vec<_> =
+        of_key.map(|i| (i.began_us / EVERY, i.fired_us.map(|t| t / EVERY), i.ended_us.map(|t| t / EVERY))).collect();
     lives.sort_unstable();
     lives
 }
@@ -110,7 +108,8 @@ fn check(rows: &Rows) -> Result<(), TestCaseError> {
             prop_assert_eq!(row.ended_us.is_some(), !row.state.is_open());
         }
         // It fires once and is over once: neither time ever changes.
-        let times = |of: fn(&Incident) -> Option<i64>| rows.iter().filter_map(|row| of(row)).collect::<BTreeSet<_>>().len();
+        let times =
+            |of: fn(&Incident) -> Option<i64>| rows.iter().filter_map(|row| of(row)).collect::<BTreeSet<_>>().len();
         prop_assert!(times(|row| row.fired_us) <= 1 && times(|row| row.ended_us) <= 1);
         let Some(last) = rows.last() else { continue };
         if let Some(fired) = last.fired_us {
@@ -131,7 +130,8 @@ fn check(rows: &Rows) -> Result<(), TestCaseError> {
 fn pending_firing_lapsed_resolved() {
     let mut machine = machine(patience(2, 1, 0));
     let mut states = Vec::new();
-    for (window, holds) in [(1, true), (2, true), (3, true), (4, false), (5, true), (6, false), (7, false), (8, false)] {
+    for (window, holds) in [(1, true), (2, true), (3, true), (4, false), (5, true), (6, false), (7, false), (8, false)]
+    {
         for row in machine.run(window * EVERY, 0, found(holds.then_some(1))) {
             states.push((window, row.state, row.lapsed_us.map(|t| t / EVERY), row.ended_us.map(|t| t / EVERY)));
         }
