@@ -35,8 +35,8 @@ pub struct Window {
     pub to: SystemTime,
     /// Width of a bucket, which Grafana takes from the range, the screen's width and the panel.
     pub interval: Duration,
-    /// Value of each variable.
-    pub variables: BTreeMap<String, String>,
+    /// Values of each variable: several where several may be chosen.
+    pub variables: BTreeMap<String, Vec<String>>,
 }
 
 impl Window {
@@ -91,10 +91,10 @@ impl Window {
         Ok(out)
     }
 
-    fn variable(&self, name: &str) -> Option<String> {
+    fn variable(&self, name: &str) -> Option<Vec<String>> {
         match name {
-            "__interval" => Some(interval_text(self.interval)),
-            "__interval_ms" => Some(self.interval.as_millis().to_string()),
+            "__interval" => Some(vec![interval_text(self.interval)]),
+            "__interval_ms" => Some(vec![self.interval.as_millis().to_string()]),
             _ => self.variables.get(name).cloned(),
         }
     }
@@ -144,11 +144,12 @@ fn word(text: &str) -> &str {
     &text[..end]
 }
 
-fn formatted(value: &str, format: &str) -> Result<String, MacroError> {
+fn formatted(values: &[String], format: &str) -> Result<String, MacroError> {
+    let doubled = values.iter().map(|value| value.replace('\'', "''"));
     match format {
-        "" => Ok(value.replace('\'', "''")),
-        "sqlstring" => Ok(format!("'{}'", value.replace('\'', "''"))),
-        "raw" => Ok(value.to_owned()),
+        "sqlstring" => Ok(doubled.map(|value| format!("'{value}'")).collect::<Vec<_>>().join(",")),
+        "" => Ok(doubled.collect::<Vec<_>>().join(",")),
+        "raw" => Ok(values.join(",")),
         _ => Err(MacroError::Format(format.to_owned())),
     }
 }
