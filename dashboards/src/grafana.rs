@@ -129,7 +129,9 @@ fn drawn(panel: &Panel, language: Language, id: usize, place: &Value) -> Value {
         Draw::Stat => ("stat", stat_options(panel), json!({})),
         Draw::Table => ("table", json!({ "cellHeight": "sm", "showHeader": true }), json!({ "filterable": true })),
         Draw::Bars => ("barchart", bar_options(), json!({ "fillOpacity": 80, "lineWidth": 0 })),
-        Draw::Timeline => ("state-timeline", band_options(), json!({ "fillOpacity": 80, "lineWidth": 0, "spanNulls": false })),
+        Draw::Timeline => {
+            ("state-timeline", band_options(), json!({ "fillOpacity": 80, "lineWidth": 0, "spanNulls": false }))
+        }
     };
     let by_threshold = matches!(panel.draw, Draw::Stat | Draw::Timeline);
     let mut defaults = json!({
@@ -256,7 +258,8 @@ fn overrides(panel: &Panel, language: Language) -> Vec<Value> {
         }
         properties
     };
-    let matched = |column| json!({ "matcher": { "id": "byName", "options": column }, "properties": properties(column) });
+    let matched =
+        |column| json!({ "matcher": { "id": "byName", "options": column }, "properties": properties(column) });
     columns.into_iter().map(matched).collect()
 }
 

@@ -221,7 +221,9 @@ mod tests {
             from: UNIX_EPOCH + Duration::from_millis(1_709_207_999_250),
             to: UNIX_EPOCH + Duration::from_secs(1_709_208_300),
             interval: Duration::from_secs(60),
-            variables: [("host", "o'hare"), ("node", "n")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            variables: [("host", vec!["o'hare"]), ("node", vec!["n"]), ("several", vec!["a", "b'c"])]
+                .map(|(n, v)| (n.to_owned(), v.into_iter().map(str::to_owned).collect()))
+                .into(),
         }
     }
 
@@ -253,6 +255,7 @@ mod tests {
             ("host = '$host'", "host = 'o''hare'"),
             ("host = ${host:sqlstring}", "host = 'o''hare'"),
             ("${host:raw}", "o'hare"),
+            ("node IN (${several:sqlstring})", "node IN ('a','b''c')"),
             ("'${node}'", "'n'"),
             ("$unknown ${unknown} $ $1 100$", "$unknown ${unknown} $ $1 100$"),
         ] {

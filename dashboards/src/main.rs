@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     for dashboard in all() {
         for language in Language::ALL {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana").join(language.code());
-            if let Err(why) = step(folder.join(format!("{}.json", dashboard.name)), &grafana_json(&dashboard, language)) {
+            if let Err(why) = step(folder.join(format!("{}.json", dashboard.name)), &grafana_json(&dashboard, language))
+            {
                 return failed(&why);
             }
         }
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
 
 fn write(path: PathBuf, text: &str) -> Result<(), String> {
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    made.and_then(|()| std::fs::write(&path, text)).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    made.and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     println!("wrote {}", path.display());
     Ok(())
 }
