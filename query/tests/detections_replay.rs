@@ -2,6 +2,8 @@
 //!
 //! The seeds here are not those that the rules were tuned on (`rules/scores.toml` says which those were).
 
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
