@@ -32,7 +32,11 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
     let settings = AllSettings::read(settings)?;
     say(&format!("configuration  right; {} tables", settings.common.catalogue.tables().count()));
     let mut wrong = 0;
-    let rules = block_on(schedule::examine(&settings.schedule, &settings.query, settings.common.catalogue.clone()));
+    let rules = block_on(schedule::examine(
+        settings.schedule.rules.clone(),
+        &settings.query,
+        settings.common.catalogue.clone(),
+    ));
     match rules {
         Ok(rules) => say(&format!("rules          right; {rules} of them")),
         Err(mistakes) => {

@@ -82,8 +82,11 @@ fn default_folder() -> PathBuf {
 
 async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBuf) -> Result<(), String> {
     if settings.schedule.enabled {
+        // Those that are built in are right, which a test sees to; planning them all would hold up the start.
+        let mut own = settings.schedule.rules.clone();
+        own.retain(|rule| settings.schedule.own.contains(&rule.name));
         let catalogue = settings.common.catalogue.clone();
-        schedule::examine(&settings.schedule, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
+        schedule::examine(own, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
     }
     let store = settings.common.open_store()?;
     let health = Health::default();
