@@ -86,7 +86,7 @@ fn run(args: &AgentArgs) -> Result<(), String> {
         crate::abi::memory::take_little();
         return worker::main(args).map_err(|error| format!("the agent cannot be answered: {error}"));
     }
-    let catalogue = Arc::new(Catalogue::built_in());
+    let catalogue = Arc::new(Catalogue::sampled());
     let (agent, logs) =
         read(args, &catalogue).map_err(|errors| format!("the configuration is not right:\n{errors}"))?;
     if matches!(args.what, Some(What::Check)) {

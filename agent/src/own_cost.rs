@@ -65,7 +65,8 @@ impl Probe for OwnCost {
                 .float("cpu_seconds", count.cpu.as_secs_f64())
                 .float("last_duration_seconds", count.last_spent.map(|d| d.as_secs_f64()))
                 .bool("succeeded", succeeded.map(|well| well && stuck.is_none()))
-                .text("last_error", error.as_deref());
+                .text("last_error", error.as_deref())
+                .float("interval_seconds", (probe.every * self.governor.factor()).as_secs_f64());
         }
         let used = cpu_time(ClockId::ProcessCPUTime);
         self.workers.read();
@@ -174,10 +175,11 @@ mod tests {
     #[test]
     fn every_probe_has_a_row_and_the_whole_has_one() {
         let facts =
-            vec![ProbeFacts::new("cpu", Duration::from_secs(1)), ProbeFacts::new("disk", Duration::from_secs(1))];
+            vec![ProbeFacts::new("cpu", Duration::from_secs(1)), ProbeFacts::new("disk", Duration::from_secs(10))];
         let batch = sample_once(&mut own(facts));
         assert_eq!(texts(&batch, "probe"), [Some("cpu"), Some("disk"), Some("all")]);
         assert_eq!(ints(&batch, "samples"), [Some(0), Some(0), None]);
+        assert_eq!(floats(&batch, "interval_seconds"), [Some(1.0), Some(10.0), None]);
         assert!(ints(&batch, "resident_bytes")[2].is_some_and(|bytes| bytes > 100_000));
         assert!(floats(&batch, "cpu_seconds")[2].is_some_and(|seconds| seconds > 0.0));
         assert_eq!(floats(&batch, "spool_oldest_seconds"), [None, None, None]);

@@ -17,6 +17,9 @@
 //! comment = "Main memory and swap, as the kernel counts them."
 //! entity = []                     # columns that tell rows of one host and tick apart
 //! events = false                  # true: no row replaces an earlier one, none may be thinned out
+//! rollup = true                   # false: no minutes and hours are made of it (see [`Grain`])
+//! rollup_expects = {}             # { cpu = "all" }: only rows with this value come at every tick
+//! revised = false                 # true: rows of one `ts` may be written again with a higher `revision`
 //!
 //! [[column]]
 //! name = "available_bytes"        # the unit comes last
@@ -68,6 +71,7 @@
 mod check;
 mod parse;
 mod prometheus;
+mod rollups;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,6 +82,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use parse::CatalogueErrors;
 pub use prometheus::{InfoLabel, PrometheusInfo, PrometheusName};
+pub use rollups::{Derived, Grain, REVISION};
 
 /// Columns that every table begins with, in this order.
 pub const COMMON_COLUMNS: [&str; 3] = ["ts", "node", "host"];
@@ -213,6 +218,15 @@ pub struct Table {
     pub events: bool,
     /// Metrics that are always 1 and tell in their labels what a row is.
     pub prometheus_info: Vec<PrometheusInfo>,
+    /// Whether minutes and hours may be made of it.
+    pub rollup: bool,
+    /// Column → value of the rows that come at every tick; the others come when they come.
+    pub rollup_expects: BTreeMap<String, String>,
+    /// Whether the rows of a `ts` may be written again, all of them, with a higher `revision`. Queries show the newest
+    /// revision of each `ts` only.
+    pub revised: bool,
+    /// What it was made from; `None` for tables of a file.
+    pub derived: Option<Derived>,
     /// Whether it is one of ours, or a site's.
     pub built_in: bool,
     schema: SchemaRef,
@@ -320,6 +334,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "registry_billed",
     "alert",
     "schedule_run",
+    "availability_1m",
+    "availability_1h",
+    "notification",
 ];
 
 impl Catalogue {
@@ -329,6 +346,21 @@ impl Catalogue {
     /// Never in a released build: a test reads every built-in file.
     pub fn built_in() -> Self {
         Self::load(None).expect("the built-in catalogue is tested")
+    }
+
+    /// The built-in tables without minutes and hours: all that an agent needs, which neither samples nor shows those.
+    ///
+    /// # Panics
+    /// Never in a released build: a test reads every built-in file.
+    pub fn sampled() -> Self {
+        let mut errors = CatalogueErrors::default();
+        let mut catalogue = Self::default();
+        for (file, text) in BUILT_IN {
+            if let Some(table) = parse::table(file, text, true, &mut errors) {
+                catalogue.tables.insert(table.name.clone(), Arc::new(table));
+            }
+        }
+        errors.into_result(catalogue).expect("the built-in catalogue is tested")
     }
 
     /// The built-in tables and those of every `*.toml` in `directory`, in order of file name.
@@ -364,6 +396,17 @@ impl Catalogue {
 
     fn add(&mut self, file: &str, text: &str, built_in: bool, errors: &mut CatalogueErrors) {
         let Some(table) = parse::table(file, text, built_in, errors) else { return };
+        let grains = if table.moves() { &Grain::ALL[..] } else { &[] };
+        for grain in grains {
+            match rollups::derive(&table, *grain) {
+                Ok(derived) => self.insert(file, derived, errors),
+                Err(what) => errors.add(file, what),
+            }
+        }
+        self.insert(file, table, errors);
+    }
+
+    fn insert(&mut self, file: &str, table: Table, errors: &mut CatalogueErrors) {
         if let Some(other) = self.tables.get(&table.name) {
             let whose = if other.built_in { "a built-in table" } else { "another file's table" };
             errors.add(file, format!("table `{}` is the name of {whose}; choose another", table.name));
@@ -407,7 +450,8 @@ mod tests {
     #[test]
     fn the_built_in_files_are_without_mistakes() {
         let catalogue = Catalogue::load(None).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(catalogue.tables().count(), BUILT_IN.len());
+        assert_eq!(catalogue.tables().filter(|t| t.derived.is_none()).count(), BUILT_IN.len());
+        assert_eq!(Catalogue::sampled().tables().count(), BUILT_IN.len());
     }
 
     #[test]

@@ -23,17 +23,47 @@ gauge is a level at the tick, a state one of several names, a label something th
 
 ";
 
+const ROLLUPS: &str = "\
+## Minutes and hours
+
+Of every table that moves there are two more, `<table>_1m` and `<table>_1h`, with one row for each entity and minute or
+hour in which it was sampled; `ts` begins the minute or hour. They have these columns, in this order:
+
+| Column | Type | Meaning |
+|---|---|---|
+| those of the entity | as in the table | as in the table |
+| `revision` | int | Repetition of the window, from 0. Windows are summed up again when rows come late; queries show the newest only. |
+| `samples` | int | Rows in the window. |
+| `expected` | float | Rows there would be if none were missing: the window by the interval of the probe. NULL where nobody knows. |
+| labels and states | as in the table | As in the last row of the window. Maps and bytes are left out, and labels called like one of the columns above. |
+| `<gauge>_min`, `<gauge>_max`, `<gauge>_last` | as the gauge | Of the values that are known; NULL when none is. |
+| `<gauge>_mean` | float | The same; every sample counts alike. |
+| `<counter>_increase` | as the counter | Growth, resets included, from the last sample before the window to the last in it. The growth between two samples belongs to the window of the later one, so hours are sums of minutes. NULL when there is nothing to compare with. |
+| `<counter>_last` | as the counter | Last known value. |
+| `<gauge>_count`, `<counter>_count` | int | Samples in which the value was known. |
+
+A table moves when its rows are samples and it has gauges or counters that are no maps. docs/rollups.md says how they
+are made. These do:";
+
 /// The whole page, as Markdown: a list of the tables, then one section for each.
 pub fn page(catalogue: &Catalogue) -> String {
     let mut page = HEAD.to_owned();
     page.push_str("| Table | Sampled | Holds |\n|---|---|---|\n");
-    for table in catalogue.tables() {
+    let written = || catalogue.tables().filter(|table| table.derived.is_none());
+    for table in written() {
         row(&mut page, &[format!("[`{0}`](#{0})", table.name), cadence(table.every), cell(&table.comment)]);
     }
-    for table in catalogue.tables() {
+    rollups(&mut page, catalogue);
+    for table in written() {
         section(&mut page, table);
     }
     page
+}
+
+/// The tables that follow from others, by their rule.
+fn rollups(page: &mut String, catalogue: &Catalogue) {
+    let from: Vec<_> = catalogue.tables().filter(|table| table.moves()).map(|table| table.name.clone()).collect();
+    let _ = write!(page, "\n{ROLLUPS}\n{}.\n", codes(&from));
 }
 
 fn section(page: &mut String, table: &Table) {
@@ -173,13 +203,14 @@ mod tests {
     fn every_table_and_column_is_there_and_every_row_has_its_cells() {
         let catalogue = Catalogue::built_in();
         let page = page(&catalogue);
-        for table in catalogue.tables() {
+        assert!(!page.contains("## cpu_1m") && page.contains("`cpu`, `demand`"), "minutes and hours stand there once");
+        for table in catalogue.tables().filter(|table| table.derived.is_none()) {
             let section = page.split(&format!("\n## {}\n", table.name)).nth(1).expect("a section for each table");
             let section = section.split("\n## ").next().unwrap_or_default();
             let columns = section.lines().filter(|l| l.starts_with("| `")).count();
             assert_eq!(columns, table.columns.len(), "{}", table.name);
         }
-        for line in page.lines().filter(|l| l.starts_with("| `")) {
+        for line in page.lines().filter(|l| l.starts_with("| `") && !ROLLUPS.contains(l)) {
             let bars = line.matches('|').count() - line.matches("\\|").count();
             assert_eq!(bars, 8, "{line}");
         }

@@ -21,6 +21,7 @@ use crate::limits::{Admission, Limits};
 use crate::metrics::QueryMetrics;
 use crate::session::{DATABASE, SERVER_VERSION, SessionSettings};
 use crate::table::{CutTable, STORE_URL};
+use crate::views::{self, Views};
 use crate::{functions, rewrite};
 
 /// Functions that make values of any size out of a number, and that no question of ours needs.
@@ -41,6 +42,7 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     reader: Arc<Reader>,
     public: Arc<dyn SchemaProvider>,
+    views: Views,
     system: PgCatalog,
     limits: Limits,
     admission: Arc<Admission>,
@@ -51,7 +53,8 @@ impl Engine {
     /// An engine over a store.
     ///
     /// # Errors
-    /// When the folder to spill to cannot be used, or the catalogue has a type that SQL has not.
+    /// When the folder to spill to cannot be used, the catalogue has a type that SQL has not, or a view cannot be
+    /// planned over it; then the source is [`crate::definition::Mistakes`].
     pub fn new(reader: Reader, limits: Limits, spill: Spill) -> Result<Self> {
         let mode = match spill.folder {
             Some(folder) => DiskManagerMode::Directories(vec![folder]),
@@ -71,11 +74,16 @@ impl Engine {
             let provider = CutTable::new(Arc::clone(table), Arc::clone(&reader));
             public.register_table(table.name.clone(), Arc::new(provider))?;
         }
+        let public: Arc<dyn SchemaProvider> = Arc::new(public);
+        let planning = context("UTC", &public, Arc::clone(&runtime))?;
+        let views = Views::plan(&planning, public.as_ref(), views::BUILT_IN)
+            .map_err(|mistakes| DataFusionError::External(Box::new(mistakes)))?;
         Ok(Self {
             runtime,
             reader,
-            public: Arc::new(public),
-            system: PgCatalog::new(&catalogue)?,
+            public,
+            system: PgCatalog::new(&catalogue, views.views())?,
+            views,
             admission: Arc::new(Admission::new(&limits)),
             limits,
             metrics: QueryMetrics::default(),
@@ -87,23 +95,8 @@ impl Engine {
     /// # Errors
     /// When DataFusion takes none of ours, short of a bug.
     pub fn session_context(&self, settings: &Arc<SessionSettings>) -> Result<SessionContext> {
-        let mut config = SessionConfig::new()
-            .with_default_catalog_and_schema(DATABASE, "public")
-            .with_create_default_catalog_and_schema(false)
-            .with_information_schema(false);
-        let options = config.options_mut();
-        options.execution.time_zone = Some(settings.time_zone().to_owned());
-        options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
-        let context = SessionContext::new_with_config_rt(config, self.runtime(&self.limits)?);
-        let catalog = MemoryCatalogProvider::new();
-        catalog.register_schema("public", Arc::clone(&self.public))?;
-        context.register_catalog(DATABASE, Arc::new(catalog));
-        for name in LEFT_OUT {
-            context.deregister_udf(name);
-        }
-        functions::install(&context);
-        functions::bound(&context)?;
-        rewrite::install(&context)?;
+        let context = context(settings.time_zone(), &self.public, self.runtime(&self.limits)?)?;
+        self.views.install(&context);
         let facts = SessionFacts {
             user: settings.user.clone(),
             database: DATABASE.to_owned(),
@@ -146,6 +139,28 @@ impl Engine {
     pub fn metrics(&self) -> &QueryMetrics {
         &self.metrics
     }
+}
+
+/// A context that knows our tables and functions, and nothing of a session but its time zone.
+fn context(time_zone: &str, public: &Arc<dyn SchemaProvider>, runtime: Arc<RuntimeEnv>) -> Result<SessionContext> {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(DATABASE, "public")
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.execution.time_zone = Some(time_zone.to_owned());
+    options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema("public", Arc::clone(public))?;
+    context.register_catalog(DATABASE, Arc::new(catalog));
+    for name in LEFT_OUT {
+        context.deregister_udf(name);
+    }
+    functions::install(&context);
+    functions::bound(&context)?;
+    rewrite::install(&context)?;
+    Ok(context)
 }
 
 /// A session's share of the common memory: what it takes counts in both books.

@@ -48,7 +48,7 @@ pub(crate) struct Store {
 impl Store {
     /// Ours alone, until the first look at the site's.
     pub(crate) fn new(directory: Option<PathBuf>) -> Self {
-        let built_in = mapping::built_in(&Catalogue::built_in());
+        let built_in = mapping::built_in(&Catalogue::sampled());
         let current = Arc::new(built_in.values().cloned().collect());
         Self { directory, built_in, files: BTreeMap::new(), current, trouble: None }
     }
@@ -92,7 +92,7 @@ impl Store {
         for name in names.into_iter().take(MAX_FILES) {
             let file = self.files.entry(name.clone()).or_default();
             let path = directory.join(format!("{name}.toml"));
-            has_changed |= file.look(&path, &name, || catalogue.get_or_insert_with(Catalogue::built_in).clone());
+            has_changed |= file.look(&path, &name, || catalogue.get_or_insert_with(Catalogue::sampled).clone());
         }
         if has_changed {
             let mut all = self.built_in.clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::parse::CatalogueErrors;
 use super::prometheus::{InfoLabel, is_label_name, is_metric_name};
-use super::{COMMON_COLUMNS, Column, ColumnType, Kind, Table};
+use super::{COMMON_COLUMNS, Column, ColumnType, Kind, REVISION, Table};
 
 /// Units that a column name must end in. `1` is a plain number and leaves no mark.
 const UNITS: &[&str] = &[
@@ -23,10 +23,10 @@ const UNITS: &[&str] = &[
 ];
 
 /// Longest name of a table or column: PostgreSQL's limit, so that no tool cuts one.
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 
 /// More columns than this in one table is a mistake, not a table.
-const MAX_COLUMNS: usize = 1_000;
+pub(super) const MAX_COLUMNS: usize = 1_000;
 
 pub(super) fn table(file: &str, table: &Table, errors: &mut CatalogueErrors) {
     if !is_sql_name(&table.name) {
@@ -75,6 +75,14 @@ pub(super) fn table(file: &str, table: &Table, errors: &mut CatalogueErrors) {
         }
         if table.schema().field_with_name(column).is_err() {
             errors.add(file, format!("prometheus_labels: there is no column `{column}`"));
+        }
+    }
+    if table.revised && table.column(REVISION).is_none_or(|c| c.column_type != ColumnType::Int) {
+        errors.add(file, format!("revised: it needs a column `{REVISION}` of type int"));
+    }
+    for column in table.rollup_expects.keys() {
+        if table.column(column).is_none_or(|c| c.column_type != ColumnType::Text) {
+            errors.add(file, format!("rollup_expects: there is no column `{column}` of type text"));
         }
     }
     for column in table.prometheus_except.keys() {

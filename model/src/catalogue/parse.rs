@@ -58,6 +58,11 @@ struct File {
     events: bool,
     #[serde(default)]
     prometheus_info: Vec<FileInfo>,
+    rollup: Option<bool>,
+    #[serde(default)]
+    rollup_expects: BTreeMap<String, String>,
+    #[serde(default)]
+    revised: bool,
     #[serde(flatten)]
     unknown: BTreeMap<String, toml::Value>,
 }
@@ -171,6 +176,10 @@ pub(super) fn table(file: &str, text: &str, built_in: bool, errors: &mut Catalog
         prometheus_except: parsed.prometheus_except,
         events: parsed.events,
         prometheus_info,
+        rollup: parsed.rollup.unwrap_or(true),
+        rollup_expects: parsed.rollup_expects,
+        revised: parsed.revised,
+        derived: None,
         built_in,
         schema,
     };

@@ -32,6 +32,8 @@ use nodescope_model::catalogue::Catalogue;
 pub(crate) use rewrite::rewrite;
 use settings::{SessionTable, setting};
 
+use crate::views::View;
+
 /// Name of the database, which is also that of DataFusion's catalog.
 pub(crate) const DATABASE: &str = "nodescope";
 
@@ -69,12 +71,12 @@ pub(crate) struct PgCatalog {
 }
 
 impl PgCatalog {
-    /// Makes the relations from the catalogue.
+    /// Makes the relations from the catalogue and the views over it.
     ///
     /// # Errors
-    /// A column of the catalogue has a type that PostgreSQL has not.
-    pub(crate) fn new(catalogue: &Catalogue) -> Result<Self> {
-        let relations = tables::relations(catalogue)?;
+    /// A column has a type that PostgreSQL has not.
+    pub(crate) fn new(catalogue: &Catalogue, views: &[View]) -> Result<Self> {
+        let relations = tables::relations(catalogue, views)?;
         let rows = tables::rows(&relations);
         let mut schemas: HashMap<&str, Tables> = HashMap::new();
         for layout in layout::LAYOUTS.iter() {

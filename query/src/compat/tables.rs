@@ -18,6 +18,7 @@ use nodescope_model::catalogue::{Catalogue, Table};
 
 use super::layout::{ColumnLayout, Kind, LAYOUTS, Layout, TYPES, TypeLayout, type_by_name};
 use super::{DATABASE, OWNER};
+use crate::views::View;
 
 /// Number of the schema `pg_catalog`.
 pub(super) const PG_CATALOG: i64 = 11;
@@ -120,17 +121,22 @@ impl Relation {
     }
 }
 
-/// Every relation: those of the catalogue in the order of their names, then the system's.
+/// Every relation: the catalogue's in the order of their names, the views in that of theirs, then the system's.
 ///
 /// # Errors
 /// A column's type has no counterpart in PostgreSQL.
-pub(super) fn relations(catalogue: &Catalogue) -> Result<Vec<Relation>> {
+pub(super) fn relations(catalogue: &Catalogue, views: &[View]) -> Result<Vec<Relation>> {
     let mut relations = Vec::new();
     let mut taken = Vec::new();
     for table in catalogue.tables() {
         let oid = user_oid(&table.name, &taken);
         taken.push(oid);
         relations.push(user_relation(table, oid)?);
+    }
+    for view in views {
+        let oid = user_oid(&view.name, &taken);
+        taken.push(oid);
+        relations.push(view_relation(view, oid)?);
     }
     relations.extend(LAYOUTS.iter().map(system_relation));
     Ok(relations)
@@ -172,12 +178,35 @@ fn user_relation(table: &Table, oid: i64) -> Result<Relation> {
     })
 }
 
+fn view_relation(view: &View, oid: i64) -> Result<Relation> {
+    let attribute = |field: &Arc<Field>| {
+        Ok(Attribute {
+            name: field.name().clone(),
+            data_type: type_of(field)?,
+            required: false,
+            comment: view.columns.get(field.name()).cloned(),
+        })
+    };
+    Ok(Relation {
+        oid,
+        schema: "public",
+        name: view.name.clone(),
+        relkind: "v",
+        comment: Some(view.comment.clone()),
+        columns: view.schema.fields().iter().map(attribute).collect::<Result<Vec<_>>>()?,
+    })
+}
+
 fn type_of(field: &Field) -> Result<&'static TypeLayout> {
     let name = match field.data_type() {
         DataType::Int64 => "int8",
         DataType::Float64 => "float8",
         // A map is sent as the text of a JSON object.
-        DataType::Utf8 | DataType::Map(_, _) => "text",
+        DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 | DataType::Map(_, _) => "text",
+        DataType::Int32 => "int4",
+        DataType::UInt64 | DataType::Decimal128(_, _) => "numeric",
+        DataType::Date32 => "date",
+        DataType::Interval(_) => "interval",
         DataType::Boolean => "bool",
         DataType::Timestamp(_, Some(_)) => "timestamptz",
         DataType::Binary => "bytea",
@@ -222,9 +251,11 @@ pub(super) fn rows(relations: &[Relation]) -> Rows {
     add("pg_catalog", "pg_attribute", relations.iter().flat_map(pg_attribute).collect());
     add("pg_catalog", "pg_type", TYPES.iter().map(pg_type).collect());
     add("pg_catalog", "pg_description", ours().flat_map(pg_description).collect());
-    add("pg_catalog", "pg_tables", ours().map(pg_tables).collect());
+    let (views, tables): (Vec<_>, Vec<_>) = ours().partition(|relation| relation.relkind == "v");
+    add("pg_catalog", "pg_tables", tables.iter().copied().map(pg_tables).collect());
+    add("pg_catalog", "pg_views", views.iter().copied().map(pg_views).collect());
     for name in ["pg_stat_all_tables", "pg_stat_user_tables"] {
-        add("pg_catalog", name, ours().map(pg_stat_tables).collect());
+        add("pg_catalog", name, tables.iter().copied().map(pg_stat_tables).collect());
     }
     add(
         "pg_catalog",
@@ -368,6 +399,14 @@ fn pg_tables(relation: &Relation) -> Row {
         ("hasrules", false.into()),
         ("hastriggers", false.into()),
         ("rowsecurity", false.into()),
+    ])
+}
+
+fn pg_views(relation: &Relation) -> Row {
+    row([
+        ("schemaname", relation.schema.into()),
+        ("viewname", relation.name.clone().into()),
+        ("viewowner", OWNER.into()),
     ])
 }
 
@@ -516,7 +555,7 @@ mod tests {
 
     #[test]
     fn every_row_fits_its_relation() {
-        let relations = relations(&Catalogue::built_in()).unwrap();
+        let relations = relations(&Catalogue::built_in(), &[]).unwrap();
         for ((schema, name), rows) in rows(&relations) {
             let layout = layout(schema, name).unwrap_or_else(|| panic!("{schema}.{name}"));
             let batch = batch(layout, &rows).unwrap();

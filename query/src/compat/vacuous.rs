@@ -31,6 +31,7 @@ pub(super) const FILLED: &[(&str, &str)] = &[
     ("pg_catalog", "pg_tablespace"),
     ("pg_catalog", "pg_type"),
     ("pg_catalog", "pg_user"),
+    ("pg_catalog", "pg_views"),
     ("information_schema", "columns"),
     ("information_schema", "schemata"),
     ("information_schema", "tables"),

@@ -6,6 +6,7 @@
 //! | `increase(counter, ts)` | how much a counter grew, resets included |
 //! | `rate(counter, ts)` | the same per second |
 //! | `first(value, ts)`, `last(value, ts)` | the value at the earliest, the latest time |
+//! | `rollup_latest`, `rollup_levels`, `rollup_growths` | many columns at once, for minutes (see `rollup`) |
 //! | `date_bin(stride, ts [, origin])` | DataFusion's own, with the type of `ts` kept |
 //!
 //! Where a function says the same as something DataFusion already does well, it only rewrites itself into that, so
@@ -15,6 +16,7 @@ mod bounded;
 mod counter;
 mod date_bin;
 mod newest;
+mod rollup;
 mod time_bucket;
 mod width;
 
@@ -30,6 +32,9 @@ pub fn install(ctx: &SessionContext) {
     ctx.register_udf(ScalarUDF::new_from_impl(time_bucket::TimeBucket::new()));
     for measure in [counter::Measure::Increase, counter::Measure::Rate] {
         ctx.register_udaf(AggregateUDF::new_from_impl(counter::CounterFunction::new(measure)));
+    }
+    for fold in rollup::Fold::ALL {
+        ctx.register_udaf(AggregateUDF::new_from_impl(rollup::RollupFunction::new(fold)));
     }
     for end in [newest::End::First, newest::End::Last] {
         ctx.register_udaf(AggregateUDF::new_from_impl(newest::AtEnd::new(end)));

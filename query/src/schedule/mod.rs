@@ -21,6 +21,7 @@
 //! **Far behind.** Windows missed while no schedule ran are made up for, the oldest first, up to `schedule.catch_up`.
 //! Windows that run again never take the last free place from those that are due.
 
+pub(crate) mod built_in;
 mod late;
 pub mod metrics;
 pub mod progress;

@@ -12,14 +12,14 @@ use datafusion::arrow::array::RecordBatch;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_service::errors::chain;
 
+use super::built_in::BUILT_IN;
 use super::run::Run;
 use super::sink::{Sink, TableSink};
 use super::windows::Grid;
+use crate::alerts::summary::Template;
 use crate::definition::{self, Definition, Mistakes, Purpose, SinkName};
 use crate::engine::Engine;
-
-/// The built-in files: name and text.
-const BUILT_IN: &[(&str, &str)] = &[];
+use crate::rollups;
 
 /// A rule that can run.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ impl Rule {
 ///
 /// # Errors
 /// Every mistake in every file.
-pub fn load(folder: Option<&Path>, _catalogue: &Catalogue) -> Result<Vec<Definition>, Mistakes> {
+pub fn load(folder: Option<&Path>, catalogue: &Catalogue) -> Result<Vec<Definition>, Mistakes> {
     let mut mistakes = Mistakes::default();
     let mut rules = Vec::new();
     for (file, text) in BUILT_IN {
@@ -52,6 +52,10 @@ pub fn load(folder: Option<&Path>, _catalogue: &Catalogue) -> Result<Vec<Definit
             Ok(rule) => rules.push(rule),
             Err(more) => mistakes.0.extend(more.0),
         }
+    }
+    match rollups::definitions(catalogue) {
+        Ok(more) => rules.extend(more),
+        Err(more) => mistakes.0.extend(more.0),
     }
     if let Some(folder) = folder {
         match definition::read_folder(folder, Purpose::Rule) {
@@ -66,6 +70,12 @@ pub fn load(folder: Option<&Path>, _catalogue: &Catalogue) -> Result<Vec<Definit
                 }
             }
             Err(more) => mistakes.0.extend(more.0),
+        }
+    }
+    for rule in &rules {
+        let causes = rule.alert.iter().flat_map(|alert| &alert.inhibited_by);
+        for cause in causes.filter(|cause| !rules.iter().any(|other| other.name == **cause && other.alert.is_some())) {
+            mistakes.add(&rule.name, "alert.inhibited_by", format!("there is no rule `{cause}` that makes alerts"));
         }
     }
     if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes) }
@@ -117,9 +127,13 @@ async fn plan_one(
         Some(SinkName::Alert) => {
             if let Some(alert) = &definition.alert {
                 let unknown = |name: &&String| schema.field_with_name(name).is_err();
-                let places = placeholders(&alert.summary);
                 wrong.extend(alert.key.iter().filter(unknown).map(|name| ("alert.key", no_column(name))));
-                wrong.extend(places.iter().filter(unknown).map(|name| ("alert.summary", no_column(name))));
+                match Template::parse(&alert.summary) {
+                    Ok(template) => {
+                        wrong.extend(template.check(&schema).into_iter().map(|e| ("alert.summary", e.to_string())));
+                    }
+                    Err(error) => wrong.push(("alert.summary", error.to_string())),
+                }
             }
         }
         Some(SinkName::Webhook(_) | SinkName::Kafka(_)) | None => {}
@@ -129,21 +143,6 @@ async fn plan_one(
 
 fn no_column(name: &str) -> String {
     format!("the SQL gives no column `{name}`")
-}
-
-/// Names in braces: `{host}`, `{busy:.0%}`.
-fn placeholders(summary: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let mut rest = summary;
-    while let Some((_, after)) = rest.split_once('{') {
-        let Some((inside, more)) = after.split_once('}') else { break };
-        let name = inside.split(':').next().unwrap_or(inside);
-        if !name.is_empty() {
-            names.insert(name.to_owned());
-        }
-        rest = more;
-    }
-    names
 }
 
 /// For each rule, those that fill what it reads. A rule that reads what it fills itself does not wait for itself.

@@ -12,6 +12,7 @@ use object_store::ObjectStoreExt;
 use prometheus_client::registry::Registry;
 
 use super::*;
+use crate::alerts::Outlets;
 use crate::definition::{Definition, Purpose};
 use crate::engine::Spill;
 use crate::limits::Limits;
@@ -116,7 +117,7 @@ async fn open(store: &Store, rules: Vec<Definition>, now_us: i64) -> Result<Sche
         node: "n".into(),
         http_address: ([127, 0, 0, 1], 0).into(),
     };
-    let sinks = Sinks { catalogue: Arc::clone(store.catalogue()), node: "n".into() };
+    let sinks = Sinks { catalogue: Arc::clone(store.catalogue()), node: "n".into(), outlets: Outlets::default() };
     let metrics = ScheduleMetrics::register(&mut Registry::default());
     Schedule::open(engine, rules, &sinks, &settings, metrics, now_us).await
 }
