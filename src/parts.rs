@@ -71,7 +71,7 @@ pub(crate) fn collector(args: &PartArgs) -> Result<(), String> {
     let mut settings = args.load();
     let common = Common::read(&mut settings);
     let collector = CollectorSettings::read(&mut settings, &common.catalogue);
-    settings.tolerate(&["agent", "query", "schedule"]);
+    settings.tolerate(&["agent", "query", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     block_on(async move {
@@ -88,7 +88,7 @@ pub(crate) fn query(args: &PartArgs) -> Result<(), String> {
     let mut settings = args.load();
     let common = Common::read(&mut settings);
     let query = QuerySettings::read(&mut settings);
-    settings.tolerate(&["agent", "collector", "kafka", "schedule"]);
+    settings.tolerate(&["agent", "collector", "kafka", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     block_on(async move {
@@ -133,7 +133,7 @@ pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
     settings.preset("kafka.partitions", "1");
     let common = Common::read(&mut settings);
     let kafka = KafkaSettings::read(&mut settings);
-    settings.tolerate(&["agent", "collector", "query", "schedule"]);
+    settings.tolerate(&["agent", "collector", "query", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     let store = args.store.as_ref().map(|s| s.open(common.catalogue.clone())).transpose().map_err(|e| chain(&e))?;

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use nodescope_model::catalogue::Catalogue;
+use nodescope_query::alerts::outlets::{OutletsError, TellMetrics};
+use nodescope_query::alerts::{AlertSettings, Outlets};
+use nodescope_query::definition::Definition;
 use nodescope_query::engine::Engine;
 use nodescope_query::schedule::metrics::ScheduleMetrics;
 use nodescope_query::schedule::sink::Sinks;
@@ -24,7 +27,8 @@ pub(crate) fn main(args: &PartArgs) -> Result<(), String> {
     // Its questions have the bounds of everybody's.
     let query = QuerySettings::read(&mut settings);
     let schedule = ScheduleSettings::read(&mut settings, &common.catalogue);
-    settings.tolerate(&["agent", "collector", "kafka"]);
+    let alerts = AlertSettings::read(&mut settings);
+    settings.tolerate(&["agent", "collector"]);
     finish(settings)?;
     common.logs.start();
     block_on(async move {
@@ -33,32 +37,54 @@ pub(crate) fn main(args: &PartArgs) -> Result<(), String> {
         let health = serve_health(schedule.http_address, "metrics (schedule.http_address)", &shutdown).await?;
         let engine = nodescope_query::server::engine(&query, store, &health).map_err(|e| chain(&e))?;
         say(&format!("the schedule begins, with {} rules", schedule.rules.len()));
-        run(schedule, engine, &health, shutdown).await.map_err(|e| chain(&e))
+        run(schedule, &alerts, engine, &health, shutdown).await.map_err(|e| chain(&e))
     })
+}
+
+/// Why a schedule does not run, or not on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// Kafka's client does not take its settings.
+    #[error("alerts cannot be told by Kafka: {0}")]
+    Kafka(String),
+    /// What has been told is not known.
+    #[error(transparent)]
+    Outlets(#[from] OutletsError),
+    /// The schedule itself.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
 }
 
 /// Runs a schedule until told to stop.
 pub(crate) async fn run(
     settings: ScheduleSettings,
+    alerts: &AlertSettings,
     engine: Arc<Engine>,
     health: &Health,
     shutdown: CancellationToken,
-) -> Result<(), ScheduleError> {
+) -> Result<(), RunError> {
     let metrics = health.register(ScheduleMetrics::register);
-    let sinks = Sinks { catalogue: Arc::clone(engine.reader().store().catalogue()), node: settings.node.clone() };
-    schedule::serve(settings, engine, sinks, metrics, shutdown).await
+    let telling = health.register(TellMetrics::register);
+    let outlets = alerts.outlets(&settings.rules).map_err(RunError::Kafka)?;
+    let outlets = Outlets::open(outlets, &settings.rules, &engine, &settings.node, telling, &shutdown).await?;
+    let catalogue = Arc::clone(engine.reader().store().catalogue());
+    let sinks = Sinks { catalogue, node: settings.node.clone(), outlets: outlets.clone() };
+    let served = schedule::serve(settings, engine, sinks, metrics, shutdown.clone()).await;
+    shutdown.cancel();
+    outlets.close().await;
+    Ok(served?)
 }
 
-/// Plans all rules over an empty store with these tables: what is wrong with them is known before anything starts.
+/// Plans rules over an empty store with these tables: what is wrong with them is known before anything starts.
 pub(crate) async fn examine(
-    settings: &ScheduleSettings,
+    rules: Vec<Definition>,
     query: &QuerySettings,
     catalogue: Arc<Catalogue>,
 ) -> Result<usize, String> {
     let objects = Arc::new(object_store::memory::InMemory::new());
     let reader = Reader::new(Store::new(objects, catalogue, "memory:"), 0);
     let engine = Engine::new(reader, query.limits.clone(), query.spill.clone()).map_err(|e| chain(&e))?;
-    let rules = schedule::rules::plan(&engine, settings.rules.clone()).await.map_err(|e| e.to_string())?;
+    let rules = schedule::rules::plan(&engine, rules).await.map_err(|e| e.to_string())?;
     Ok(rules.len())
 }
 
@@ -82,7 +108,7 @@ mod tests {
         let query = QuerySettings::read(&mut settings);
         let schedule = ScheduleSettings::read(&mut settings, &catalogue);
         finish(settings).unwrap();
-        let wrong = examine(&schedule, &query, catalogue).await.unwrap_err();
+        let wrong = examine(schedule.rules, &query, catalogue).await.unwrap_err();
         assert!(wrong.contains("one: it cannot be planned") && wrong.contains("two: it cannot be planned"), "{wrong}");
     }
 }

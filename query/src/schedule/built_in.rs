@@ -7,7 +7,39 @@ macro_rules! files {
 }
 
 /// Path and text of each file, by name.
-pub(crate) const BUILT_IN: &[(&str, &str)] = files!["availability_1h", "availability_1m",];
+pub(crate) const BUILT_IN: &[(&str, &str)] = files![
+    "accelerator_lost",
+    "accelerator_unhealthy",
+    "agent_spool_growing",
+    "availability_1h",
+    "availability_1m",
+    "clock_off",
+    "d01_accelerator_busy_without_job",
+    "d02_miner_shape",
+    "d03_miner_or_pool",
+    "d04_claimed_but_idle",
+    "d05_unregistered_reporter",
+    "d06_cloned_identity",
+    "d07_physics",
+    "d08_agent_silenced",
+    "d09_selective_blinding",
+    "d10_clock_tampering",
+    "d11_scan_from_inside",
+    "d12_lateral_ssh",
+    "d13_brute_force",
+    "d14_exfiltration",
+    "d15_new_listener",
+    "d16_unlisted_accelerator_process",
+    "d17_kernel_or_persistence",
+    "d18_firmware_drift",
+    "d19_power_or_heat_sabotage",
+    "d20_monitoring_abuse",
+    "disk_filling",
+    "host_silent",
+    "link_breach",
+    "pipeline_silent",
+    "records_lost",
+];
 
 #[cfg(test)]
 mod tests {

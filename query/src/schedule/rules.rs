@@ -16,6 +16,7 @@ use super::built_in::BUILT_IN;
 use super::run::Run;
 use super::sink::{Sink, TableSink};
 use super::windows::Grid;
+use crate::alerts::summary::Template;
 use crate::definition::{self, Definition, Mistakes, Purpose, SinkName};
 use crate::engine::Engine;
 use crate::rollups;
@@ -71,6 +72,12 @@ pub fn load(folder: Option<&Path>, catalogue: &Catalogue) -> Result<Vec<Definiti
             Err(more) => mistakes.0.extend(more.0),
         }
     }
+    for rule in &rules {
+        let causes = rule.alert.iter().flat_map(|alert| &alert.inhibited_by);
+        for cause in causes.filter(|cause| !rules.iter().any(|other| other.name == **cause && other.alert.is_some())) {
+            mistakes.add(&rule.name, "alert.inhibited_by", format!("there is no rule `{cause}` that makes alerts"));
+        }
+    }
     if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes) }
 }
 
@@ -120,9 +127,13 @@ async fn plan_one(
         Some(SinkName::Alert) => {
             if let Some(alert) = &definition.alert {
                 let unknown = |name: &&String| schema.field_with_name(name).is_err();
-                let places = placeholders(&alert.summary);
                 wrong.extend(alert.key.iter().filter(unknown).map(|name| ("alert.key", no_column(name))));
-                wrong.extend(places.iter().filter(unknown).map(|name| ("alert.summary", no_column(name))));
+                match Template::parse(&alert.summary) {
+                    Ok(template) => {
+                        wrong.extend(template.check(&schema).into_iter().map(|e| ("alert.summary", e.to_string())));
+                    }
+                    Err(error) => wrong.push(("alert.summary", error.to_string())),
+                }
             }
         }
         Some(SinkName::Webhook(_) | SinkName::Kafka(_)) | None => {}
@@ -132,21 +143,6 @@ async fn plan_one(
 
 fn no_column(name: &str) -> String {
     format!("the SQL gives no column `{name}`")
-}
-
-/// Names in braces: `{host}`, `{busy:.0%}`.
-fn placeholders(summary: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let mut rest = summary;
-    while let Some((_, after)) = rest.split_once('{') {
-        let Some((inside, more)) = after.split_once('}') else { break };
-        let name = inside.split(':').next().unwrap_or(inside);
-        if !name.is_empty() {
-            names.insert(name.to_owned());
-        }
-        rest = more;
-    }
-    names
 }
 
 /// For each rule, those that fill what it reads. A rule that reads what it fills itself does not wait for itself.
