@@ -110,6 +110,7 @@ async fn open(store: &Store, rules: Vec<Definition>, now_us: i64) -> Result<Sche
     let settings = ScheduleSettings {
         enabled: true,
         rules: Vec::new(),
+        own: BTreeSet::new(),
         concurrency: 2,
         backfill: Duration::ZERO,
         catch_up: Duration::from_secs(86_400),
