@@ -85,7 +85,7 @@ fn kept(table: &str) -> Option<Duration> {
     match table {
         // What things are is never too old: samples are joined with it as of their own time.
         _ if table.starts_with("registry_") => Some(36_500 * DAY),
-        "alert" | "demand" | "progress" => Some(730 * DAY),
+        "alert" | "notification" | "demand" | "progress" => Some(730 * DAY),
         _ if table.ends_with("_1h") => Some(1_826 * DAY),
         _ if table.ends_with("_1m") => Some(92 * DAY),
         _ => None,
