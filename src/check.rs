@@ -33,7 +33,11 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
     let tables = settings.common.catalogue.tables().filter(|table| table.derived.is_none()).count();
     say(&format!("configuration  right; {tables} tables, and minutes and hours of those that move"));
     let mut wrong = 0;
-    let rules = block_on(schedule::examine(&settings.schedule, &settings.query, settings.common.catalogue.clone()));
+    let rules = block_on(schedule::examine(
+        settings.schedule.rules.clone(),
+        &settings.query,
+        settings.common.catalogue.clone(),
+    ));
     match rules {
         Ok(rules) => say(&format!("rules          right; {rules} of them")),
         Err(mistakes) => {

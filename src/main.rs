@@ -4,8 +4,9 @@
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
 //! - [`registry`]: what things are.
-//! - [`schedule`]: rules, on a schedule.
+//! - [`schedule`]: rules, on a schedule; [`rules`]: which there are, and how good they are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
+//! - [`simulate`]: a fleet to try it on.
 
 mod bench;
 mod broker;
@@ -14,7 +15,9 @@ mod parts;
 mod registry;
 mod rules;
 mod schedule;
+mod score;
 mod settings;
+mod simulate;
 mod sql;
 mod up;
 
@@ -47,10 +50,11 @@ enum What {
     /// Runs rules (rollups, detections, reports) over the store, each window of time once.
     Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
-    Sql(sql::SqlArgs),
     Rules(rules::RulesArgs),
+    Sql(sql::SqlArgs),
     Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
+    Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -71,10 +75,11 @@ fn main() -> ExitCode {
         What::Query(args) => parts::query(&args),
         What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
-        What::Sql(args) => sql::main(&args),
         What::Rules(args) => rules::main(&args),
+        What::Sql(args) => sql::main(&args),
         What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
+        What::Simulate(args) => simulate::main(&args),
         What::Bench(args) => bench::main(&args),
     };
     match result {

@@ -18,6 +18,7 @@ use nodescope_service::settings::parse_duration;
 use nodescope_store::Store;
 use nodescope_store::cut::Reader;
 
+use crate::score::{self, ScoreArgs};
 use crate::settings::{Common, finish, load};
 use crate::{ConfigArgs, block_on, chain, say};
 
@@ -46,6 +47,7 @@ enum What {
     },
     /// Runs a rule over rows that are in the store, and says what it would have said. Nothing is written.
     Run(RunArgs),
+    Score(ScoreArgs),
 }
 
 /// Where rules come from.
@@ -131,6 +133,7 @@ pub(crate) fn main(args: &RulesArgs) -> Result<(), String> {
             Ok(())
         }
         What::Run(args) => run(args),
+        What::Score(args) => score::main(args),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_query::alerts::outlets::{OutletsError, TellMetrics};
 use nodescope_query::alerts::{AlertSettings, Outlets};
+use nodescope_query::definition::Definition;
 use nodescope_query::engine::Engine;
 use nodescope_query::schedule::metrics::ScheduleMetrics;
 use nodescope_query::schedule::sink::Sinks;
@@ -74,16 +75,16 @@ pub(crate) async fn run(
     Ok(served?)
 }
 
-/// Plans all rules over an empty store with these tables: what is wrong with them is known before anything starts.
+/// Plans rules over an empty store with these tables: what is wrong with them is known before anything starts.
 pub(crate) async fn examine(
-    settings: &ScheduleSettings,
+    rules: Vec<Definition>,
     query: &QuerySettings,
     catalogue: Arc<Catalogue>,
 ) -> Result<usize, String> {
     let objects = Arc::new(object_store::memory::InMemory::new());
     let reader = Reader::new(Store::new(objects, catalogue, "memory:"), 0);
     let engine = Engine::new(reader, query.limits.clone(), query.spill.clone()).map_err(|e| chain(&e))?;
-    let rules = schedule::rules::plan(&engine, settings.rules.clone()).await.map_err(|e| e.to_string())?;
+    let rules = schedule::rules::plan(&engine, rules).await.map_err(|e| e.to_string())?;
     Ok(rules.len())
 }
 
@@ -107,7 +108,7 @@ mod tests {
         let query = QuerySettings::read(&mut settings);
         let schedule = ScheduleSettings::read(&mut settings, &catalogue);
         finish(settings).unwrap();
-        let wrong = examine(&schedule, &query, catalogue).await.unwrap_err();
+        let wrong = examine(schedule.rules, &query, catalogue).await.unwrap_err();
         assert!(wrong.contains("one: it cannot be planned") && wrong.contains("two: it cannot be planned"), "{wrong}");
     }
 }

@@ -44,6 +44,32 @@ pub(crate) struct UpArgs {
     /// Address of the agent's Prometheus endpoint.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Also shows a fleet that does not exist: 24 hosts in three regions, with a past of 30 days. It is kept like
+    /// everything else: use a folder of its own for it.
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "small")]
+    simulate: Option<Size>,
+}
+
+/// Size of the fleet that is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Size {
+    /// 12 hosts.
+    Tiny,
+    /// 24 hosts.
+    Small,
+    /// 96 hosts: the history takes a minute or two.
+    Medium,
+}
+
+impl Size {
+    /// Hosts of the fleet.
+    pub(crate) fn hosts(self) -> usize {
+        match self {
+            Self::Tiny => 12,
+            Self::Small => 24,
+            Self::Medium => 96,
+        }
+    }
 }
 
 /// Runs the command.
@@ -65,7 +91,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
     settings.common.logs.start();
     std::fs::create_dir_all(&data)
         .map_err(|error| format!("cannot use {}: {error}; name another folder with --data", data.display()))?;
-    block_on(run(settings, args.broker, data))
+    block_on(run(settings, args.broker, data, args.simulate))
 }
 
 /// The platform's data folder: the user's own, or the system's for root.
@@ -80,12 +106,24 @@ pub(crate) fn default_folder() -> PathBuf {
         .join("nodescope")
 }
 
-async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBuf) -> Result<(), String> {
+async fn run(
+    mut settings: AllSettings,
+    broker_address: SocketAddr,
+    data: PathBuf,
+    simulate: Option<Size>,
+) -> Result<(), String> {
     if settings.schedule.enabled {
+        // Those that are built in are right, which a test sees to; planning them all would hold up the start.
+        let mut own = settings.schedule.rules.clone();
+        own.retain(|rule| settings.schedule.own.contains(&rule.name));
         let catalogue = settings.common.catalogue.clone();
-        schedule::examine(&settings.schedule, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
+        schedule::examine(own, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
     }
     let store = settings.common.open_store()?;
+    let fleet = match simulate {
+        Some(size) => Some(crate::simulate::kept(&data, &store, size.hosts()).await?),
+        None => None,
+    };
     let health = Health::default();
     let http = HttpServer::bind(settings.query.http_address, "health (--http)").await.map_err(|e| chain(&e))?;
     let metrics = match settings.agent.metrics_address {
@@ -135,6 +173,8 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     let (stop_collector, stop_agent) = (CancellationToken::new(), CancellationToken::new());
     let mut collector =
         tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
+    let kafka = settings.agent.kafka.clone();
+    let catalogue = settings.common.catalogue.clone();
     let mut agent = tokio::spawn(nodescope_agent::run(
         settings.agent,
         nodescope_agent::Reload::never(),
@@ -147,6 +187,16 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         let (health, stop) = (health.clone(), stop_schedule.clone());
         tokio::spawn(async move { schedule::run(settings.schedule, &settings.alerts, engine, &health, stop).await })
     });
+    let mut simulated = tokio::spawn({
+        let stop = stop_agent.clone();
+        async move {
+            match fleet {
+                Some((fleet, from)) => crate::simulate::play(&fleet, from, &catalogue, &kafka, &stop).await,
+                // Nobody is simulated, and that goes on until it is stopped.
+                None => Ok(stop.cancelled().await),
+            }
+        }
+    });
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));
 
@@ -157,6 +207,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         ended = &mut agent => Some(ended_early("the agent", ended)),
         ended = &mut collector => Some(ended_early("the collector", ended)),
         ended = when_there(&mut schedule) => Some(ended_early("the schedule", ended)),
+        ended = &mut simulated => Some(ended_early("the simulation", ended)),
         ended = &mut doors => Some(format!("the query server ended by itself: {ended:?}")),
     };
     // In the order of the flow: what has been sampled still reaches the broker, and what the broker has stays there.
@@ -165,6 +216,7 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     if broken.is_none() {
         say("\nstopping");
         finish("the agent", agent).await;
+        finish("the simulation", simulated).await;
         stop_collector.cancel();
         finish("the collector", collector).await;
         stop_schedule.cancel();

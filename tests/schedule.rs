@@ -57,6 +57,8 @@ fn site() -> (Site, Store) {
         ("NODESCOPE_SCHEDULE_RULES_FOLDER", shown.as_str()),
         ("NODESCOPE_SCHEDULE_HTTP_ADDRESS", "127.0.0.1:0"),
         ("NODESCOPE_SCHEDULE_BACKFILL", "0s"),
+        // Nothing but what this test knows beforehand.
+        ("NODESCOPE_SCHEDULE_BUILT_IN", "false"),
     ];
     let site = Site::new(folder, "127.0.0.1:1".to_owned(), &settings);
     std::fs::write(site.folder.path().join("catalogue.d/tally.toml"), TALLY).expect("a file");

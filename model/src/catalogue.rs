@@ -334,9 +334,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "registry_billed",
     "alert",
     "schedule_run",
-    "notification",
     "availability_1m",
     "availability_1h",
+    "notification",
 ];
 
 impl Catalogue {

@@ -28,6 +28,7 @@ mod revisions;
 pub mod rewrite;
 pub mod rollups;
 pub mod schedule;
+pub mod score;
 pub mod server;
 pub mod session;
 pub mod settings;

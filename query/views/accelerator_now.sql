@@ -48,6 +48,8 @@ WITH fresh AS (
         WHEN remapped_rows_pending THEN 'row_remap_pending'
         WHEN retired_pages_pending THEN 'page_retirement_pending'
         WHEN ecc_uncorrected_volatile > 0 THEN 'uncorrected_memory_error'
+        WHEN health = 'failed' THEN 'vendor_check_failed'
+        WHEN recovery_action <> 'none' THEN 'reset_needed'
         ELSE ''
       END, ts) AS trouble
   FROM accelerator

@@ -42,9 +42,9 @@ job AS (
 ),
 by_progress AS (
   SELECT t.node, t.job, 'progress' AS basis, t.rank, t.host, t.device,
-    ROW_NUMBER() OVER (
+    CAST(ROW_NUMBER() OVER (
       PARTITION BY t.node, t.job ORDER BY t.work_seconds DESC NULLS LAST, t.step NULLS LAST, t.rank
-    ) AS place,
+    ) AS BIGINT) AS place,
     j.ranks, t.steps, t.step_seconds, t.wait_seconds, t.work_seconds, j.median_work AS median_work_seconds,
     t.work_seconds / NULLIF(j.median_work, 0) AS slowness_ratio,
     j.foremost - t.step AS steps_behind,
@@ -80,9 +80,9 @@ middle AS (
 SELECT * FROM by_progress
 UNION ALL
 SELECT a.node, a.job, 'core_active', NULL, a.host, a.device,
-  ROW_NUMBER() OVER (
+  CAST(ROW_NUMBER() OVER (
     PARTITION BY a.node, a.job ORDER BY ABS(a.core_active - m.median_active) DESC NULLS LAST, a.host, a.device
-  ),
+  ) AS BIGINT),
   m.ranks, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
   a.core_active, m.median_active, a.core_active / NULLIF(m.median_active, 0)
 FROM active a

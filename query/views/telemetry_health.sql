@@ -80,7 +80,7 @@ own AS (
 SELECT h.node, h.host, h.state, h.last_seen, h.age_seconds,
   c.expected AS expected_rows,
   coalesce(c.received, 0) AS received_rows,
-  least(coalesce(c.received, 0) / nullif(c.expected, 0.0), 1.0) AS completeness_ratio,
+  CASE WHEN c.expected > 0.0 THEN least(c.received / c.expected, 1.0) END AS completeness_ratio,
   coalesce(c.missing, 60) AS missing_minutes,
   coalesce(c.late, 0) AS late_minutes,
   coalesce(g.records, 0) AS lost_records,

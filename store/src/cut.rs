@@ -157,10 +157,11 @@ impl Reader {
         Ok(Cut { table: table.clone(), files, hot })
     }
 
-    /// Follows a partition that may not be there yet, so that its very first segment is seen at once.
-    pub async fn expect(&self, partition: &PartitionId) {
+    /// Follows a partition that has no segments, from the offset at which its next begins: so that one is seen at once,
+    /// and not when partitions are listed the next time. A partition that is followed already is left as it is.
+    pub async fn expect(&self, partition: &PartitionId, next: u64) {
         let mut state = self.state.lock().await;
-        let nothing = || Followed { segments: VecDeque::new(), next: 0 };
+        let nothing = || Followed { segments: VecDeque::new(), next };
         state.partitions.entry(partition.clone()).or_insert_with(nothing);
     }
 

@@ -215,11 +215,9 @@ impl Concern {
                     None => Vec::new(),
                 }
             }
-            Err(StoreError::Objects { source: object_store::Error::NotFound { .. }, .. }) => {
-                // Deleted since its footer was read. Its range is known still: every minute of it may have had rows.
-                (part.ts.0..=part.ts.1).step_by(1_000_000).take(1_000_000).chain([part.ts.1]).collect()
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.is_transient() => return Err(error),
+            // Deleted since its footer was read, or damaged. Its range is known still: every second of it may have rows.
+            Err(_) => (part.ts.0..=part.ts.1).step_by(1_000_000).take(1_000_000).chain([part.ts.1]).collect(),
         };
         Ok(concerns.iter().map(|concern| concern.windows(times.iter().copied())).collect())
     }

@@ -17,6 +17,9 @@
 //!
 //! **Failures.** A run that fails is tried again, after pauses that grow, and holds up no other rule. A window that has
 //! failed for an hour is passed over, with a row that says so; late rows may still make it run.
+//!
+//! **Far behind.** Windows missed while no schedule ran are made up for, the oldest first, up to `schedule.catch_up`.
+//! Windows that run again never take the last free place from those that are due.
 
 pub(crate) mod built_in;
 mod late;
@@ -149,6 +152,8 @@ pub struct Schedule {
     looked_at: Option<Instant>,
     tasks: JoinSet<Task>,
     running: usize,
+    /// How many of those run again.
+    repeating: usize,
     concurrency: usize,
     /// The lane whose turn is next.
     turn: usize,
@@ -239,7 +244,7 @@ impl Schedule {
         // First the journal, then what is in it: whoever appends after this is noticed by our own first append.
         let journal = Journal::open(store, SCHEDULE).await?;
         await_sight(&engine, &journal).await?;
-        engine.reader().expect(journal.partition()).await;
+        engine.reader().expect(journal.partition(), journal.next()).await;
         let names: BTreeSet<&str> = rules.iter().map(|rule| rule.definition.name.as_str()).collect();
         let restate = rules.iter().map(|rule| rule.definition.restate).max().unwrap_or_default();
         let progress = Progress::read(&engine, &names, restate, now_us).await.map_err(ScheduleError::Progress)?;
@@ -258,7 +263,11 @@ impl Schedule {
                 _ => 0,
             };
             let known = progress.ended_us.get(&name).copied();
-            let ended_us = known.unwrap_or_else(|| grid.last_end(now_us.saturating_sub(back)));
+            let oldest_us = grid.last_end(now_us.saturating_sub(micros(settings.catch_up)));
+            let ended_us = known.unwrap_or_else(|| grid.last_end(now_us.saturating_sub(back))).max(oldest_us);
+            if known.is_some_and(|known| known < ended_us) {
+                tracing::warn!(rule = name, "is too far behind: windows older than schedule.catch_up are passed over");
+            }
             let of_rule = progress.revisions.iter().filter(|((rule, _), _)| *rule == name);
             lanes.push(Lane {
                 sink: Some(
@@ -291,6 +300,7 @@ impl Schedule {
             looked_at: None,
             tasks: JoinSet::new(),
             running: 0,
+            repeating: 0,
             concurrency: settings.concurrency.max(1),
             turn: 0,
             metrics,
@@ -299,13 +309,13 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// Writes down where rules begin that have never run: a restart before their first run must not move that.
+    /// Writes down where rules begin that have never run, or anew: a restart before their first run must not move that.
     async fn begin(&mut self, progress: &Progress, now_us: i64) -> Result<(), ScheduleError> {
         let ended = Ended { state: "begun", error: None, rows: None, ended_us: now_us };
         let rows: Vec<RecordBatch> = self
             .lanes
             .iter()
-            .filter(|lane| !progress.ended_us.contains_key(lane.name()))
+            .filter(|lane| progress.ended_us.get(lane.name()) != Some(&lane.ended_us))
             .map(|lane| {
                 let window = lane.grid.ending(lane.ended_us);
                 let run = Run { rule: Arc::clone(&lane.rule.definition), window, revision: 0, began_us: now_us };
@@ -450,6 +460,7 @@ impl Schedule {
             let run = Run { rule: Arc::clone(&lane.rule.definition), window, revision, began_us: now_us };
             self.tasks.spawn(perform(Arc::clone(&self.engine), at, run, repeats, sink));
             self.running += 1;
+            self.repeating += usize::from(repeats);
             self.turn = at + 1;
         }
     }
@@ -467,7 +478,8 @@ impl Schedule {
         {
             return Some((window, false));
         }
-        let again = lane.marks.ripe(now_us).map(|end| (lane.grid.ending(end), true));
+        let room = self.repeating < self.concurrency.saturating_sub(1).max(1);
+        let again = lane.marks.ripe(now_us).filter(|_| room).map(|end| (lane.grid.ending(end), true));
         again.or(due.map(|window| (window, false)))
     }
 
@@ -486,6 +498,7 @@ impl Schedule {
             return Ok(());
         }
         self.running -= ended.len();
+        self.repeating -= ended.iter().filter(|ran| ran.repeats).count();
         let mut told = Vec::with_capacity(ended.len());
         let mut tables = Vec::new();
         let mut notes = Vec::with_capacity(ended.len());

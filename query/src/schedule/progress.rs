@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::own::OwnError;
 
 /// Nearly every rule has run in this time. Only those that have not are looked for further back.
-const RECENT: Duration = Duration::from_secs(7 * 86_400);
+const RECENT: Duration = Duration::from_secs(8 * 86_400);
 
 /// Where a schedule goes on.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

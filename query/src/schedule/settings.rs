@@ -1,5 +1,6 @@
 //! Section `[schedule]`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use nodescope_service::node::NodeSettings;
 use nodescope_service::settings::Settings;
 
 use super::rules;
-use crate::definition::Definition;
+use crate::definition::{self, Definition, Mistakes, Purpose};
 
 /// What a schedule needs to know.
 #[derive(Debug, Clone)]
@@ -18,10 +19,14 @@ pub struct ScheduleSettings {
     pub enabled: bool,
     /// The rules: built in, made from the catalogue, and the site's own.
     pub rules: Vec<Definition>,
+    /// Names of those that are the site's own: nobody else has looked whether they are right.
+    pub own: BTreeSet<String>,
     /// Runs under way at one time.
     pub concurrency: usize,
     /// How far back a rule begins that has never run and fills a table.
     pub backfill: Duration,
+    /// A rule that is further behind begins anew so long ago.
+    pub catch_up: Duration,
     /// Identification code of the platform node, for rows of the schedule's own.
     pub node: String,
     /// Address of `/metrics`, `/healthz` and `/readyz` of `nodescope schedule`.
@@ -41,14 +46,18 @@ impl ScheduleSettings {
             "schedule.rules_folder",
             "Folder of this site's own rules, one `*.sql` each. They run beside ours.",
         );
+        let built_in: bool = settings.get("schedule.built_in", "true", "Whether the built-in rules run.");
         let without = settings.list("schedule.without", "", "Names of rules that are not to run.");
         let values = settings.list(
             "schedule.parameters",
             "",
             "Other values for parameters of rules, each as rule.parameter=value.",
         );
-        let mut all = rules::load(folder.as_deref(), catalogue).unwrap_or_else(|mistakes| {
-            mistakes.0.iter().for_each(|mistake| settings.mistake(format!("schedule.rules_folder: {mistake}")));
+        let own = folder.as_deref().map_or(Ok(Vec::new()), |folder| definition::read_folder(folder, Purpose::Rule));
+        let names = own.iter().flatten().map(|rule| rule.name.clone()).collect();
+        let read = if built_in { rules::load(folder.as_deref(), catalogue) } else { own };
+        let mut all = read.unwrap_or_else(|Mistakes(mistakes)| {
+            mistakes.iter().for_each(|mistake| settings.mistake(format!("schedule.rules_folder: {mistake}")));
             Vec::new()
         });
         for entry in values {
@@ -76,11 +85,17 @@ impl ScheduleSettings {
         Self {
             enabled,
             rules: all,
+            own: names,
             concurrency: settings.get::<usize>("schedule.concurrency", "2", "Runs under way at one time.").max(1),
             backfill: settings.duration(
                 "schedule.backfill",
                 "1h",
                 "A rule that fills a table and has never run begins so long ago. Others begin now.",
+            ),
+            catch_up: settings.duration(
+                "schedule.catch_up",
+                "1d",
+                "Windows missed while no schedule ran are made up for so far back. What is older is passed over, and said.",
             ),
             node,
             http_address: settings.get(

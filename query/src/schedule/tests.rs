@@ -110,8 +110,10 @@ async fn open(store: &Store, rules: Vec<Definition>, now_us: i64) -> Result<Sche
     let settings = ScheduleSettings {
         enabled: true,
         rules: Vec::new(),
+        own: BTreeSet::new(),
         concurrency: 2,
         backfill: Duration::ZERO,
+        catch_up: Duration::from_secs(86_400),
         node: "n".into(),
         http_address: ([127, 0, 0, 1], 0).into(),
     };
@@ -351,4 +353,42 @@ async fn a_rule_that_fails_is_tried_again_and_holds_up_no_other() {
     schedule.until_idle(3_900 * SECOND).await;
     let runs = runs(&store, "failing").await;
     assert_eq!((runs.get(&3), runs.get(&4)), (None, Some(&vec![0])));
+}
+
+#[tokio::test]
+async fn a_schedule_that_was_off_for_long_begins_anew_and_says_so() {
+    let store = store();
+    Source::new(&store).await;
+    let mut schedule = open(&store, vec![by_minute()], MINUTE).await.unwrap();
+    schedule.until_idle(130 * SECOND).await;
+    let later = 2 * 86_400 * SECOND;
+    let schedule = open(&store, vec![by_minute()], later).await.unwrap();
+    assert_eq!(schedule.lanes[0].ended_us, 86_400 * SECOND);
+    let begun = "SELECT window_microseconds / 60000000 FROM schedule_run WHERE state = 'begun' ORDER BY 1";
+    assert_eq!(numbers(&store, begun).await, [[1], [1440]]);
+    let schedule = open(&store, vec![by_minute()], later).await.unwrap();
+    assert_eq!(schedule.lanes[0].ended_us, 86_400 * SECOND);
+    assert_eq!(numbers(&store, begun).await.len(), 2);
+}
+
+#[tokio::test]
+async fn late_rows_without_end_leave_room_for_what_is_due() {
+    let store = store();
+    let mut source = Source::new(&store).await;
+    let names = ["a", "b", "c", "d"];
+    let rules = || names.map(|name| Definition { name: name.to_owned(), ..by_minute() }).into();
+    let mut schedule = open(&store, rules(), MINUTE).await.unwrap();
+    schedule.until_idle(1_000 * SECOND).await;
+    source.send(&store, &(60..900).collect::<Vec<_>>()).await;
+    schedule.looked_at = None;
+    schedule.round(1_000 * SECOND).await.unwrap();
+    schedule.round(1_015 * SECOND).await.unwrap();
+    assert_eq!((schedule.running, schedule.repeating), (1, 1), "one of two places is kept free");
+    schedule.round(1_035 * SECOND).await.unwrap();
+    assert_eq!((schedule.running, schedule.repeating), (2, 1));
+    schedule.until_idle(1_035 * SECOND).await;
+    assert_eq!((schedule.running, schedule.repeating), (0, 0));
+    for name in names {
+        assert!(runs(&store, name).await.contains_key(&17), "{name}");
+    }
 }

@@ -39,6 +39,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "node",
     "nodes_idle_online",
     "peer",
+    "poisson_interval",
     "pool_forecast",
     "registration",
     "resource",

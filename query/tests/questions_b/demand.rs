@@ -202,7 +202,7 @@ async fn weeks_until_a_pool_is_full() {
                 })
                 .expect("the pool");
             let near = |got: Option<f64>, expected: Option<f64>, within: f64| match (got, expected) {
-                (Some(got), Some(expected)) => (got - expected).abs() <= within * expected.abs().max(1e-6),
+                (Some(got), Some(expected)) => (got - expected).abs() <= within * expected.abs().max(1.0),
                 (got, expected) => got == expected,
             };
             // A slope of nothing but rounding leads anywhere.

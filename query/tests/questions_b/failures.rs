@@ -156,8 +156,8 @@ async fn failures_are_counted_beside_their_days() {
             };
             let (low, high) = interval(count);
             let (got_low, got_high) = (row["low"].as_f64().unwrap(), row["high"].as_f64().unwrap());
-            assert!((got_low * days / 1_000.0 - low).abs() <= 0.07 * low, "{count}: {low}, {row:?}");
-            assert!((got_high * days / 1_000.0 - high).abs() <= 0.01 * high, "{count}: {high}, {row:?}");
+            assert!((got_low * days / 1_000.0 - low).abs() <= 0.002 * low, "{count}: {low}, {row:?}");
+            assert!((got_high * days / 1_000.0 - high).abs() <= 0.002 * high, "{count}: {high}, {row:?}");
         }
     }
 }

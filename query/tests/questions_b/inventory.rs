@@ -172,7 +172,8 @@ async fn versions_in_the_fleet() {
         let approved = [
             ("driver", "nvidia", "d-0", ""),
             ("driver", "nvidia", "d-1", "n1"),
-            ("firmware", "server", "*", ""),
+            ("firmware", "bios server", "*", ""),
+            ("executable", "/usr/bin/nodescope-agent", "a-0", ""),
             ("driver", "kernel", "k-2", ""),
             ("driver", "kernel", "k-9", "n0"),
         ];
@@ -184,9 +185,15 @@ async fn versions_in_the_fleet() {
             );
         }
         let judge = |unit: &Unit| {
-            let kind = if matches!(unit.2, "firmware" | "bios") { "firmware" } else { "driver" };
-            let of_name: Vec<_> =
-                approved.iter().filter(|a| a.0 == kind && a.1 == unit.3 && (a.3.is_empty() || a.3 == unit.0)).collect();
+            let (kind, name) = match unit.2 {
+                "bios" => ("firmware", "bios server"),
+                "firmware" => ("firmware", unit.3.as_str()),
+                "agent" => ("executable", "/usr/bin/nodescope-agent"),
+                "os" => ("driver", "os"),
+                _ => ("driver", unit.3.as_str()),
+            };
+            let is_of = |a: &&(&str, &str, &str, &str)| a.0 == kind && a.1 == name && (a.3.is_empty() || a.3 == unit.0);
+            let of_name: Vec<_> = approved.iter().filter(is_of).collect();
             let version = unit.4.as_deref();
             let all = of_name.iter().any(|a| a.2 == "*");
             let is_one = version.is_some_and(|version| of_name.iter().any(|a| a.2 == version));

@@ -66,7 +66,7 @@ fn told(random: &mut StdRng, rows: &mut Rows, job: &str, ranks: i64) -> Vec<Row>
     let middle = median(lines.iter().filter_map(|line| line["work_seconds"].as_f64()));
     for line in &mut lines {
         let work = line["work_seconds"].as_f64();
-        let behind = foremost - line["steps_behind"].as_i64().unwrap();
+        let behind = foremost - line["steps_behind"].as_i64().expect("steps");
         line.insert("median_work_seconds".to_owned(), json!(middle));
         line.insert("slowness_ratio".to_owned(), json!(work.zip(middle).map(|(work, middle)| work / middle)));
         line.insert("steps_behind".to_owned(), json!(behind));
