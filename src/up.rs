@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nodescope_query::server::postgres::PostgresServer;
 use nodescope_service::http::{Health, HttpServer};
 use nodescope_service::stop;
 use nodescope_store::Store;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
 use crate::settings::{AllSettings, load};
-use crate::{ConfigArgs, block_on, chain, say};
+use crate::{ConfigArgs, block_on, chain, say, schedule};
 
 /// How often the status line is written anew.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -43,6 +44,32 @@ pub(crate) struct UpArgs {
     /// Address of the agent's Prometheus endpoint.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Also shows a fleet that does not exist: 24 hosts in three regions, with a past of 30 days. It is kept like
+    /// everything else: use a folder of its own for it.
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "small")]
+    simulate: Option<Size>,
+}
+
+/// Size of the fleet that is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Size {
+    /// 12 hosts.
+    Tiny,
+    /// 24 hosts.
+    Small,
+    /// 96 hosts: the history takes a minute or two.
+    Medium,
+}
+
+impl Size {
+    /// Hosts of the fleet.
+    pub(crate) fn hosts(self) -> usize {
+        match self {
+            Self::Tiny => 12,
+            Self::Small => 24,
+            Self::Medium => 96,
+        }
+    }
 }
 
 /// Runs the command.
@@ -64,7 +91,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
     settings.common.logs.start();
     std::fs::create_dir_all(&data)
         .map_err(|error| format!("cannot use {}: {error}; name another folder with --data", data.display()))?;
-    block_on(run(settings, args.broker, data))
+    block_on(run(settings, args.broker, data, args.simulate))
 }
 
 /// The platform's data folder: the user's own, or the system's for root.
@@ -79,8 +106,21 @@ pub(crate) fn default_folder() -> PathBuf {
         .join("nodescope")
 }
 
-async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBuf) -> Result<(), String> {
+async fn run(
+    mut settings: AllSettings,
+    broker_address: SocketAddr,
+    data: PathBuf,
+    simulate: Option<Size>,
+) -> Result<(), String> {
+    if settings.schedule.enabled {
+        let catalogue = settings.common.catalogue.clone();
+        schedule::examine(&settings.schedule, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
+    }
     let store = settings.common.open_store()?;
+    let fleet = match simulate {
+        Some(size) => Some(crate::simulate::kept(&data, &store, size.hosts()).await?),
+        None => None,
+    };
     let health = Health::default();
     let http = HttpServer::bind(settings.query.http_address, "health (--http)").await.map_err(|e| chain(&e))?;
     let metrics = match settings.agent.metrics_address {
@@ -116,10 +156,11 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     .map_err(|e| chain(&e))?;
     shown.broker = broker.address();
     health.add_metrics(broker.metrics());
-    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka] {
+    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka, &mut settings.alerts.kafka] {
         kafka.brokers = broker.address().to_string();
     }
-    let server = nodescope_query::server::open(settings.query, store.clone(), &health).await.map_err(|e| chain(&e))?;
+    let engine = nodescope_query::server::engine(&settings.query, store.clone(), &health).map_err(|e| chain(&e))?;
+    let server = PostgresServer::bind(engine.clone(), settings.query.postgres).await.map_err(|e| chain(&e))?;
     shown.postgres = server.local_addr();
     tokio::spawn(http.serve(health.router(), stop_doors.clone()));
     if let Some(metrics) = metrics {
@@ -129,6 +170,8 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     let (stop_collector, stop_agent) = (CancellationToken::new(), CancellationToken::new());
     let mut collector =
         tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
+    let kafka = settings.agent.kafka.clone();
+    let catalogue = settings.common.catalogue.clone();
     let mut agent = tokio::spawn(nodescope_agent::run(
         settings.agent,
         nodescope_agent::Reload::never(),
@@ -136,6 +179,21 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         health.clone(),
         stop_agent.clone(),
     ));
+    let stop_schedule = CancellationToken::new();
+    let mut schedule = settings.schedule.enabled.then(|| {
+        let (health, stop) = (health.clone(), stop_schedule.clone());
+        tokio::spawn(async move { schedule::run(settings.schedule, &settings.alerts, engine, &health, stop).await })
+    });
+    let mut simulated = tokio::spawn({
+        let stop = stop_agent.clone();
+        async move {
+            match fleet {
+                Some((fleet, from)) => crate::simulate::play(&fleet, from, &catalogue, &kafka, &stop).await,
+                // Nobody is simulated, and that goes on until it is stopped.
+                None => Ok(stop.cancelled().await),
+            }
+        }
+    });
     shown.screen();
     let status = tokio::spawn(status_line(shown.postgres, stop_agent.clone()));
 
@@ -145,6 +203,8 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
         ended = &mut broker_ended => return Err(format!("the embedded broker ended: {ended:?}")),
         ended = &mut agent => Some(ended_early("the agent", ended)),
         ended = &mut collector => Some(ended_early("the collector", ended)),
+        ended = when_there(&mut schedule) => Some(ended_early("the schedule", ended)),
+        ended = &mut simulated => Some(ended_early("the simulation", ended)),
         ended = &mut doors => Some(format!("the query server ended by itself: {ended:?}")),
     };
     // In the order of the flow: what has been sampled still reaches the broker, and what the broker has stays there.
@@ -153,8 +213,13 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     if broken.is_none() {
         say("\nstopping");
         finish("the agent", agent).await;
+        finish("the simulation", simulated).await;
         stop_collector.cancel();
         finish("the collector", collector).await;
+        stop_schedule.cancel();
+        if let Some(schedule) = schedule {
+            finish("the schedule", schedule).await;
+        }
     }
     stop_doors.cancel();
     stop_broker.cancel();
@@ -162,11 +227,24 @@ async fn run(mut settings: AllSettings, broker_address: SocketAddr, data: PathBu
     broken.map_or(Ok(()), Err)
 }
 
+/// What is wrong with rules, as `up` and `check` tell it.
+pub(crate) fn wrong_rules(what: &str) -> String {
+    format!("the rules are not right:\n{what}")
+}
+
 fn ended_early<E: std::error::Error>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String {
     match ended {
         Ok(Ok(())) => format!("{what} ended by itself"),
         Ok(Err(error)) => format!("{what} ended: {}", chain(&error)),
         Err(error) => format!("{what} died: {error}"),
+    }
+}
+
+/// Waits for a task that may not have been started; then for ever.
+async fn when_there<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }
 

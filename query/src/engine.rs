@@ -40,6 +40,7 @@ pub struct Spill {
 #[derive(Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
+    reader: Arc<Reader>,
     public: Arc<dyn SchemaProvider>,
     views: Views,
     system: PgCatalog,
@@ -79,6 +80,7 @@ impl Engine {
             .map_err(|mistakes| DataFusionError::External(Box::new(mistakes)))?;
         Ok(Self {
             runtime,
+            reader,
             public,
             system: PgCatalog::new(&catalogue, views.views())?,
             views,
@@ -116,6 +118,11 @@ impl Engine {
                 }))
                 .build_arc(),
         }
+    }
+
+    /// What reads the store.
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
     }
 
     /// The bounds kept.

@@ -16,7 +16,7 @@ failures = "How many there were."
 accelerators = "Accelerators that were seen."
 accelerator_days = "Days that they were seen for, all together: the denominator."
 per_1000_days = "Failures per 1,000 accelerator-days; NULL without days."
-low = "Lower end of the rate's 95 % interval (Poisson, by Byar's approximation)."
+low = "Lower end of the rate's 95 % interval (Poisson: exact below 10, then by Byar's approximation)."
 high = "Upper end of it; above zero also where there was no failure."
 */
 WITH hour AS (
@@ -50,12 +50,13 @@ counted AS (
 SELECT c.vendor, c.model, c.driver_version, c.kind, c.code, c.class, c.failures,
   f.accelerators, f.days AS accelerator_days,
   1000.0 * c.failures / NULLIF(f.days, 0) AS per_1000_days,
-  CASE WHEN c.failures = 0 THEN 0.0 ELSE
-    1000.0 * c.failures * POWER(1.0 - 1.0 / (9.0 * c.failures) - 1.959963984540054 / (3.0 * SQRT(c.failures)), 3)
-  END / NULLIF(f.days, 0) AS low,
-  1000.0 * (c.failures + 1) * POWER(1.0 - 1.0 / (9.0 * (c.failures + 1))
-    + 1.959963984540054 / (3.0 * SQRT(c.failures + 1)), 3) / NULLIF(f.days, 0) AS high
+  1000.0 * COALESCE(p.low, c.failures
+    * POWER(1.0 - 1.0 / (9.0 * c.failures) - 1.959963984540054 / (3.0 * SQRT(c.failures)), 3)) / NULLIF(f.days, 0) AS low,
+  1000.0 * COALESCE(p.high, (c.failures + 1)
+    * POWER(1.0 - 1.0 / (9.0 * (c.failures + 1)) + 1.959963984540054 / (3.0 * SQRT(c.failures + 1)), 3))
+    / NULLIF(f.days, 0) AS high
 FROM counted c
 LEFT JOIN fleet f ON (f.vendor IS NOT DISTINCT FROM c.vendor) AND (f.model IS NOT DISTINCT FROM c.model)
   AND (f.driver_version IS NOT DISTINCT FROM c.driver_version)
+LEFT JOIN poisson_interval p ON p.count = c.failures
 ORDER BY c.vendor, c.model, c.driver_version, c.kind = 'all' DESC, c.failures DESC, c.kind, c.code

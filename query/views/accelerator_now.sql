@@ -48,10 +48,18 @@ WITH fresh AS (
         WHEN remapped_rows_pending THEN 'row_remap_pending'
         WHEN retired_pages_pending THEN 'page_retirement_pending'
         WHEN ecc_uncorrected_volatile > 0 THEN 'uncorrected_memory_error'
+        WHEN health = 'failed' THEN 'vendor_check_failed'
+        WHEN recovery_action <> 'none' THEN 'reset_needed'
         ELSE ''
       END, ts) AS trouble
   FROM accelerator
   WHERE ts >= fresh_since() AND ts <= now() + INTERVAL '1 minute' AND parent IS NULL
+  GROUP BY node, host, device
+),
+earlier AS (
+  SELECT node, host, device, last(vendor, ts) AS vendor, last(model, ts) AS model
+  FROM accelerator_1h
+  WHERE ts >= now() - INTERVAL '1 day' AND parent IS NULL
   GROUP BY node, host, device
 ),
 registered AS (
@@ -97,7 +105,7 @@ judged AS (
   LEFT JOIN held h ON h.node = k.node AND h.host = k.host AND h.device = k.device
   LEFT JOIN worked_on w ON w.node = k.node AND w.host = k.host AND w.device = k.device
 )
-SELECT node, host, device,
+SELECT j.node, j.host, j.device,
   CASE
     WHEN NOT is_fresh THEN 'unknown'
     WHEN NOT is_registered THEN 'unregistered'
@@ -110,11 +118,14 @@ SELECT node, host, device,
   is_registered, is_fresh, coalesce(is_in_service, false) AS is_in_service, is_healthy, is_allocated,
   coalesce(last_seen, host_seen) AS last_seen,
   date_part('epoch', now()) - date_part('epoch', coalesce(last_seen, host_seen)) AS age_seconds,
-  vendor, model, fabric, rack, identifier,
+  coalesce(j.vendor, e.vendor) AS vendor,
+  coalesce(j.model, e.model) AS model,
+  fabric, rack, identifier,
   CASE WHEN is_fresh THEN allocation END AS allocation,
   CASE WHEN is_fresh THEN job END AS job,
   CASE WHEN is_fresh THEN "user" END AS "user",
   CASE WHEN is_fresh THEN project END AS project,
   utilization_ratio, core_active_ratio, memory_used_bytes, memory_total_bytes, power_watts, temperature_celsius,
   trouble
-FROM judged
+FROM judged j
+LEFT JOIN earlier e ON NOT j.is_fresh AND e.node = j.node AND e.host = j.host AND e.device = j.device

@@ -113,7 +113,9 @@ scored AS (
   FROM points
 )
 SELECT
-  ROW_NUMBER() OVER (ORDER BY CASE WHEN signs_known > 0 THEN total END DESC NULLS LAST, node, host, device) AS place,
+  CAST(ROW_NUMBER() OVER (
+    ORDER BY CASE WHEN signs_known > 0 THEN total END DESC NULLS LAST, node, host, device
+  ) AS BIGINT) AS place,
   node, host, device, vendor, model,
   CASE WHEN signs_known > 0 THEN total END AS score, signs_known,
   verdict_points, pending_points, ecc_uncorrected_points, ecc_corrected_points, pages_points, link_points, pcie_points,

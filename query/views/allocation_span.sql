@@ -7,7 +7,8 @@ node = "Node of the host."
 host = "Host of the accelerator."
 source = "Who said so: `cgroup`, `endpoint` or `file`."
 allocation = "Name of the allocation."
-device = "The accelerator, as the source names it; `none` for an allocation without accelerators."
+device = "The accelerator, or the whole card of a partition, as in `accelerator.device`; as the source names it where no row of the last two minutes has that name."
+named = "The accelerator as the source names it; `none` for an allocation without accelerators."
 pci_bdf = "Its PCI address, where known."
 device_file = "Its device file, where known."
 index = "Its number, where the prolog named it so."
@@ -25,8 +26,8 @@ ended = "When it ended; NULL while it is held, or when nobody told."
 first_seen = "Time of its first row."
 last_seen = "Time of its newest row."
 */
-SELECT
-    node, host, source, allocation, device,
+WITH span AS (
+  SELECT node, host, source, allocation, device AS named,
     last(pci_bdf, ts) AS pci_bdf,
     last(device_file, ts) AS device_file,
     last("index", ts) AS "index",
@@ -43,6 +44,12 @@ SELECT
     last(ended, ts) FILTER (WHERE state = 'ended') AS ended,
     min(ts) AS first_seen,
     max(ts) AS last_seen
-FROM allocation
-WHERE state <> 'refused'
-GROUP BY node, host, source, allocation, device
+  FROM allocation
+  WHERE state <> 'refused'
+  GROUP BY node, host, source, allocation, device
+)
+SELECT s.node, s.host, s.source, s.allocation, coalesce(a.device, s.named) AS device, s.named,
+  s.pci_bdf, s.device_file, s."index", s.scheduler, s.job, s."user", s.uid, s.project, s.pod, s.container, s.unit,
+  s.accelerators, s.began, s.ended, s.first_seen, s.last_seen
+FROM span s
+LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.named

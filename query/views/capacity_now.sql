@@ -39,6 +39,7 @@ WITH card AS (
 capacity AS (
   SELECT node, class, vendor, model, precision, sparsity, basis,
     sum(devices) AS devices,
+    sum(devices) FILTER (WHERE device_flops IS NOT NULL) AS devices_with_figure,
     sum(CAST(devices AS DOUBLE PRECISION) * device_flops) AS flops
   FROM resource
   WHERE valid_from <= now() AND (valid_to IS NULL OR now() < valid_to)
@@ -48,12 +49,12 @@ both AS (
   SELECT coalesce(c.node, d.node) AS node, c.class, coalesce(c.vendor, d.vendor) AS vendor,
     coalesce(c.model, d.model) AS model, c.precision, c.sparsity, c.basis,
     c.devices AS total,
-    greatest(c.devices - coalesce(d.withdrawn, 0), 0) AS in_service,
+    CASE WHEN c.devices IS NOT NULL THEN greatest(c.devices - coalesce(d.withdrawn, 0), 0) END AS in_service,
     coalesce(d.healthy, 0) AS healthy,
     coalesce(d.allocated, 0) AS allocated,
     coalesce(d.available, 0) AS available,
-    greatest(c.devices - coalesce(d.reporting, 0), 0) AS unknown,
-    c.flops / nullif(c.devices, 0) AS each
+    CASE WHEN c.devices IS NOT NULL THEN greatest(c.devices - coalesce(d.reporting, 0), 0) END AS unknown,
+    c.flops / nullif(c.devices_with_figure, 0) AS each
   FROM capacity c
   FULL JOIN card d ON d.node = c.node AND d.vendor = c.vendor AND d.model = c.model
 ),

@@ -1,6 +1,6 @@
 /*
 title = "Times in which projects held accelerators"
-question = "When did which project hold an accelerator, and how well is that known? One row for each time without a break. Times of one project that touch or overlap are one, whoever told them; where one source knows the project of a job and another does not, the job is the project's. A begin that nobody told is the first row, an end that nobody told is the newest row, so that both make times too short rather than too long; a holder told of in the last 90 minutes holds still, because what is held is told anew every hour. As fresh as `allocation`."
+question = "When did which project hold an accelerator, and how well is that known? One row for each time without a break. Times of one project that touch or overlap are one, whoever told them; where one source knows the project of a job and another does not, the job is the project's. A begin that nobody told is the first row, an end that nobody told is the newest row, so that both make times too short rather than too long; a holder told of in the last 61 minutes holds still, because what is held is told anew every hour. As fresh as `allocation`."
 [columns]
 node = "Node."
 host = "Host."
@@ -12,20 +12,27 @@ spans = "Rows of `allocation_span` that it is made of: the evidence."
 unknown_begins = "Of them, those whose begin nobody told."
 unknown_ends = "Of them, those whose end nobody told, though they hold no longer."
 */
-WITH span AS (
+WITH told AS (
+  SELECT s.node, s.host, COALESCE(a.device, s.device) AS device, s.project, s.job, s.began, s.ended, s.first_seen,
+    s.last_seen
+  FROM allocation_span s
+  -- Some sources name an accelerator by its address or its number.
+  LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
+  WHERE s.device <> 'none'
+),
+span AS (
   SELECT node, host, device,
     COALESCE(project, CASE WHEN job IS NOT NULL THEN MAX(project) OVER (PARTITION BY node, host, device, job) END)
       AS project,
     COALESCE(began, first_seen) AS began,
     CASE
       WHEN ended IS NOT NULL THEN ended
-      WHEN last_seen >= now() - INTERVAL '90 minutes' THEN now()
+      WHEN last_seen >= now() - INTERVAL '61 minutes' THEN now()
       ELSE last_seen
     END AS ended,
     CASE WHEN began IS NULL THEN 1 ELSE 0 END AS unknown_begin,
-    CASE WHEN ended IS NULL AND last_seen < now() - INTERVAL '90 minutes' THEN 1 ELSE 0 END AS unknown_end
-  FROM allocation_span
-  WHERE device <> 'none'
+    CASE WHEN ended IS NULL AND last_seen < now() - INTERVAL '61 minutes' THEN 1 ELSE 0 END AS unknown_end
+  FROM told
 ),
 reach AS (
   SELECT *, MAX(ended) OVER (

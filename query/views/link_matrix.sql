@@ -62,7 +62,9 @@ SELECT w.node, w.to_node, w.to_host, w.peer, w.protocol, w.links, w.stale_links,
   END AS tier,
   w.rtt_limit_seconds, w.loss_limit_ratio, w.bandwidth_bits_per_second, w.rtt_breaches, w.loss_breaches,
   r.rtt_p50_seconds AS reverse_rtt_p50_seconds,
-  greatest(w.rtt_p50_seconds, r.rtt_p50_seconds) / nullif(least(w.rtt_p50_seconds, r.rtt_p50_seconds), 0.0) - 1.0
-    AS asymmetry_ratio
+  -- `greatest` passes over NULL, so what is not known must be said.
+  CASE WHEN w.rtt_p50_seconds > 0.0 AND r.rtt_p50_seconds > 0.0 THEN
+    greatest(w.rtt_p50_seconds, r.rtt_p50_seconds) / least(w.rtt_p50_seconds, r.rtt_p50_seconds) - 1.0
+  END AS asymmetry_ratio
 FROM way w
 LEFT JOIN other_way r ON r.node = w.to_node AND r.to_node = w.node AND r.protocol = w.protocol AND w.node <> w.to_node

@@ -49,8 +49,10 @@ bill AS (
 billing AS (
   SELECT b.node, b.identifier, b.project, b.period_starts, b.period_ends, b.billed,
     p.host, p.device, p.spans, p.unknown_begins, p.unknown_ends,
-    (CAST(LEAST(p.ended, b.period_ends) AS BIGINT) - CAST(GREATEST(p.began, b.period_starts) AS BIGINT)) / 3.6e9
-      AS hours
+    -- LEAST and GREATEST pass over NULL: without a piece they would say the whole period.
+    CASE WHEN p.began IS NOT NULL THEN
+      (CAST(LEAST(p.ended, b.period_ends) AS BIGINT) - CAST(GREATEST(p.began, b.period_starts) AS BIGINT)) / 3.6e9
+    END AS hours
   FROM bill b
   LEFT JOIN piece p ON p.node = b.node AND p.identifier = b.identifier
     AND (p.project IS NOT DISTINCT FROM NULLIF(b.project, ''))

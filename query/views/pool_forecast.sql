@@ -91,11 +91,13 @@ fieller AS (
 )
 SELECT node, vendor, model, n AS days, accelerators,
   y AS share_mean,
-  LEAST(1.0, GREATEST(0.0, y - b * x)) AS share_now,
+  CASE WHEN b IS NOT NULL THEN LEAST(1.0, GREATEST(0.0, y - b * x)) END AS share_now,
   b AS share_per_week,
   sxy * sxy / NULLIF(sxx * syy, 0) AS fit_r2,
   CASE WHEN y - b * x >= 1.0 THEN 0.0 WHEN b > 0.0 THEN x + d / b END AS weeks,
   CASE
+    -- The band reaches 1 already.
+    WHEN y - b * x + SQRT(v * (1.0 / n + x * x / sxx)) >= 1.0 THEN 0.0
     WHEN discriminant < 0.0 THEN NULL
     WHEN a > 0.0 AND b > 0.0 THEN GREATEST(0.0, x + (b * d - SQRT(discriminant)) / a)
     WHEN a < 0.0 THEN GREATEST(0.0, x + (b * d - SQRT(discriminant)) / a)

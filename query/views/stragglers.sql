@@ -42,9 +42,9 @@ job AS (
 ),
 by_progress AS (
   SELECT t.node, t.job, 'progress' AS basis, t.rank, t.host, t.device,
-    ROW_NUMBER() OVER (
+    CAST(ROW_NUMBER() OVER (
       PARTITION BY t.node, t.job ORDER BY t.work_seconds DESC NULLS LAST, t.step NULLS LAST, t.rank
-    ) AS place,
+    ) AS BIGINT) AS place,
     j.ranks, t.steps, t.step_seconds, t.wait_seconds, t.work_seconds, j.median_work AS median_work_seconds,
     t.work_seconds / NULLIF(j.median_work, 0) AS slowness_ratio,
     j.foremost - t.step AS steps_behind,
@@ -55,11 +55,12 @@ by_progress AS (
   JOIN job j ON j.node = t.node AND j.job = t.job
 ),
 holding AS (
-  SELECT DISTINCT s.node, s.host, s.device, s.job,
+  SELECT DISTINCT s.node, s.host, COALESCE(a.device, s.device) AS device, s.job,
     COALESCE(s.began, s.first_seen) AS began,
-    COALESCE(s.ended, CASE WHEN s.last_seen >= now() - INTERVAL '90 minutes' THEN now() ELSE s.last_seen END) AS ended
+    COALESCE(s.ended, CASE WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now() ELSE s.last_seen END) AS ended
   FROM allocation_span s
   LEFT JOIN job j ON j.node = s.node AND j.job = s.job
+  LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
   WHERE s.job IS NOT NULL AND s.device <> 'none' AND j.job IS NULL
 ),
 -- Whole minutes within the allocation only: of others nobody knows whose work it was.
@@ -79,9 +80,9 @@ middle AS (
 SELECT * FROM by_progress
 UNION ALL
 SELECT a.node, a.job, 'core_active', NULL, a.host, a.device,
-  ROW_NUMBER() OVER (
+  CAST(ROW_NUMBER() OVER (
     PARTITION BY a.node, a.job ORDER BY ABS(a.core_active - m.median_active) DESC NULLS LAST, a.host, a.device
-  ),
+  ) AS BIGINT),
   m.ranks, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
   a.core_active, m.median_active, a.core_active / NULLIF(m.median_active, 0)
 FROM active a

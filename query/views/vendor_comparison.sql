@@ -76,11 +76,13 @@ SELECT u.project, u.vendor,
   u.kwh / NULLIF(u.counted_hours, 0) AS kwh_per_accelerator_hour,
   COALESCE(f.failures, 0) AS failures,
   24000.0 * COALESCE(f.failures, 0) / NULLIF(u.hours, 0) AS failures_per_1000_days,
-  CASE WHEN f.failures IS NULL THEN 0.0 ELSE
-    24000.0 * f.failures * POWER(1.0 - 1.0 / (9.0 * f.failures) - 1.959963984540054 / (3.0 * SQRT(f.failures)), 3)
-  END / NULLIF(u.hours, 0) AS failures_low,
-  24000.0 * (COALESCE(f.failures, 0) + 1) * POWER(1.0 - 1.0 / (9.0 * (COALESCE(f.failures, 0) + 1))
-    + 1.959963984540054 / (3.0 * SQRT(COALESCE(f.failures, 0) + 1)), 3) / NULLIF(u.hours, 0) AS failures_high
+  24000.0 * COALESCE(p.low, f.failures
+    * POWER(1.0 - 1.0 / (9.0 * f.failures) - 1.959963984540054 / (3.0 * SQRT(f.failures)), 3)) / NULLIF(u.hours, 0)
+    AS failures_low,
+  24000.0 * COALESCE(p.high, (f.failures + 1)
+    * POWER(1.0 - 1.0 / (9.0 * (f.failures + 1)) + 1.959963984540054 / (3.0 * SQRT(f.failures + 1)), 3))
+    / NULLIF(u.hours, 0) AS failures_high
 FROM used u
 LEFT JOIN failed f ON (f.project IS NOT DISTINCT FROM u.project) AND (f.vendor IS NOT DISTINCT FROM u.vendor)
+LEFT JOIN poisson_interval p ON p.count = COALESCE(f.failures, 0)
 ORDER BY vendors DESC, u.project, u.vendor

@@ -1,6 +1,6 @@
 /*
 title = "Versions in the fleet"
-question = "Which versions run, how much of the fleet has each, who lags, and is it approved? One row for each node, component and version: `driver` and `firmware` of accelerators (hosts that reported accelerators in the last ten minutes), `bios`, `kernel`, `os` and `agent` (hosts that told of themselves in the last two hours). Approved is by the view `approved`: entries of the kind `driver` with the vendor's name (or `kernel`, `os`, `agent`) and of the kind `firmware` with the model of the accelerator or of the machine; NULL where there is no entry, for nobody has said. As fresh as `accelerator` and `host`."
+question = "Which versions run, how much of the fleet has each, who lags, and is it approved? One row for each node, component and version: `driver` and `firmware` of accelerators (hosts that reported accelerators in the last ten minutes), `bios`, `kernel`, `os` and `agent` (hosts that told of themselves in the last two hours). Approved is by the view `approved`: entries of the kind `driver` with the vendor's name (or `kernel`, `os`), of the kind `firmware` with the accelerator's model or with `bios` and the machine's, and of the kind `executable` with the agent's path; NULL where there is no entry, for nobody has said. As fresh as `accelerator` and `host`."
 [columns]
 node = "Node."
 component = "`driver`, `firmware`, `bios`, `kernel`, `os` or `agent`."
@@ -42,19 +42,24 @@ unit AS (
   UNION ALL
   SELECT node, host, 'os', os_id, os, 'driver', 1 FROM machine
   UNION ALL
-  SELECT node, host, 'agent', 'agent', agent, 'driver', 1 FROM machine
+  SELECT node, host, 'agent', 'agent', agent, 'executable', 1 FROM machine
 ),
 entry AS (
   SELECT node, host, kind, name, value
   FROM approved
-  WHERE kind IN ('driver', 'firmware') AND valid_from <= now() AND (valid_to IS NULL OR valid_to > now())
+  WHERE kind IN ('driver', 'firmware', 'executable') AND valid_from <= now() AND (valid_to IS NULL OR valid_to > now())
 ),
 judged AS (
   SELECT u.node, u.host, u.component, u.name, u.version, u.units,
     BOOL_OR(e.value = u.version OR e.value = '*') AS is_approved
   FROM unit u
   LEFT JOIN entry e ON e.kind = u.kind
-    AND e.name = CASE u.component WHEN 'os' THEN 'os' ELSE u.name END
+    AND e.name = CASE u.component
+      WHEN 'os' THEN 'os'
+      WHEN 'bios' THEN 'bios ' || u.name
+      WHEN 'agent' THEN '/usr/bin/nodescope-agent'
+      ELSE u.name
+    END
     AND (e.node = '' OR e.node = u.node) AND (e.host = '' OR e.host = u.host)
   GROUP BY u.node, u.host, u.component, u.name, u.version, u.units
 ),

@@ -11,11 +11,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_row::{RowConverter, SortField};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Schema};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
-use nodescope_model::catalogue::{ColumnType, Table};
+use nodescope_model::catalogue::{ColumnType, REVISION, Table};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -48,10 +48,10 @@ pub struct EncodedFile {
 pub struct FileStatistics {
     /// Rows.
     pub num_records: u64,
-    /// Smallest value of each column of the sort order.
+    /// Smallest value of each column of the sort order, and of the revision.
     #[serde(default)]
     pub min_values: Map<String, Value>,
-    /// Largest value of each column of the sort order.
+    /// Largest value of each column of the sort order, and of the revision.
     #[serde(default)]
     pub max_values: Map<String, Value>,
     /// NULLs by column.
@@ -104,7 +104,8 @@ fn sort_keys(table: &Table, batch: &RecordBatch) -> Vec<ArrayRef> {
 /// When Parquet refuses the rows, which schemas checked before make impossible short of a bug.
 pub fn encode(table: &Table, batch: &RecordBatch) -> Result<EncodedFile, StoreError> {
     let failed = |e: parquet::errors::ParquetError| StoreError::rows("write", &table.name, e);
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(table))).map_err(failed)?;
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(table, &batch.schema()))).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     let bytes = writer.into_inner().map_err(failed)?;
     Ok(EncodedFile { bytes: bytes.into(), facts: statistics(table, batch) })
@@ -127,8 +128,8 @@ pub fn decode(path: &str, table: &Table, bytes: Bytes) -> Result<Vec<RecordBatch
         .collect()
 }
 
-fn properties(table: &Table) -> WriterProperties {
-    let schema = table.schema();
+/// A batch may lack columns of the table: whoever reads the file finds them NULL.
+fn properties(table: &Table, schema: &Schema) -> WriterProperties {
     let sorting = table
         .sort_columns()
         .iter()
@@ -155,7 +156,8 @@ fn properties(table: &Table) -> WriterProperties {
 
 fn statistics(table: &Table, batch: &RecordBatch) -> FileStatistics {
     let mut facts = FileStatistics { num_records: batch.num_rows() as u64, ..FileStatistics::default() };
-    for name in table.sort_columns() {
+    let revision = table.revised.then_some(REVISION);
+    for name in table.sort_columns().into_iter().chain(revision) {
         let Some(column) = batch.column_by_name(name) else { continue };
         if let Some((min, max)) = range(column) {
             facts.min_values.insert(name.to_owned(), min);

@@ -175,9 +175,16 @@ impl Up {
 
     /// Starts it on a folder.
     pub fn start_on(folder: tempfile::TempDir, variables: &[(&str, &str)]) -> Self {
+        Self::start_with(folder, &[], variables)
+    }
+
+    /// Starts it on a folder, with more arguments.
+    pub fn start_with(folder: tempfile::TempDir, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let data = folder.path().join("data").display().to_string();
         let any = "127.0.0.1:0";
-        let arguments = ["up", "--data", &data, "--broker", any, "--postgres", any, "--http", any, "--metrics", any];
+        let mut arguments =
+            vec!["up", "--data", &data, "--broker", any, "--postgres", any, "--http", any, "--metrics", any];
+        arguments.extend(more);
         let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let mut process = Process::start(folder.path(), &arguments, &variables);
         let line = process.says("SQL ");

@@ -204,6 +204,7 @@ fn type_of(field: &Field) -> Result<&'static TypeLayout> {
         // A map is sent as the text of a JSON object.
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 | DataType::Map(_, _) => "text",
         DataType::Int32 => "int4",
+        DataType::UInt64 | DataType::Decimal128(_, _) => "numeric",
         DataType::Date32 => "date",
         DataType::Interval(_) => "interval",
         DataType::Boolean => "bool",

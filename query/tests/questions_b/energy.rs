@@ -103,7 +103,9 @@ async fn energy_of_what_was_computed() {
         }
         let mut meters = BTreeMap::new();
         for hour in 0..72 {
-            for (node, name, joules) in [("n1", "meter/it", 1e8), ("n1", "meter/facility", 1.3e8), ("n2", "meter/it", 2e8)] {
+            for (node, name, joules) in
+                [("n1", "meter/it", 1e8), ("n1", "meter/facility", 1.3e8), ("n2", "meter/it", 2e8)]
+            {
                 *meters.entry((node, name)).or_insert(0.0) += joules;
                 rows.add(
                     "sensor_1h",
@@ -144,7 +146,8 @@ async fn hours_with_lower_clocks() {
     };
     for seed in 20..26 {
         let fleet = Fleet::random(seed, 3);
-        let mut lines: BTreeMap<(String, Option<String>, &str), (Option<f64>, f64, f64, BTreeSet<&str>)> = BTreeMap::new();
+        let mut lines: BTreeMap<(String, Option<String>, &str), (Option<f64>, f64, f64, BTreeSet<&str>)> =
+            BTreeMap::new();
         for hour in fleet.hours.iter().filter(|hour| hour.is_whole()) {
             // Of the entries of the host and of all its cards that hold in the hour, one that names a rack.
             let mut keys: BTreeMap<&str, (i64, Option<&str>)> = BTreeMap::new();
@@ -159,7 +162,9 @@ async fn hours_with_lower_clocks() {
             let newest = keys.values().filter(|(_, rack)| rack.is_some()).max_by_key(|(from, _)| *from);
             let rack = newest.and_then(|(_, rack)| *rack).map(str::to_owned);
             let [cap, brake, software, hardware, boost] = hour.throttled;
-            for (reason, seconds) in [("thermal", sum(software, hardware)), ("power", sum(cap, brake)), ("other", boost)] {
+            for (reason, seconds) in
+                [("thermal", sum(software, hardware)), ("power", sum(cap, brake)), ("other", boost)]
+            {
                 let line = lines.entry((hour.card.0.clone(), rack.clone(), reason)).or_default();
                 line.1 += hour.observed();
                 line.3.insert(&hour.card.1);

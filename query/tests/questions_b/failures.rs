@@ -22,11 +22,8 @@ struct Counted {
 
 /// The events that count, in the order of time, each beside what it is judged by.
 fn counted(fleet: &Fleet) -> Vec<Counted> {
-    let partitions: BTreeMap<&str, &str> = fleet
-        .hours
-        .iter()
-        .filter_map(|hour| Some((hour.card.2.as_str(), hour.parent.as_deref()?)))
-        .collect();
+    let partitions: BTreeMap<&str, &str> =
+        fleet.hours.iter().filter_map(|hour| Some((hour.card.2.as_str(), hour.parent.as_deref()?))).collect();
     let mut events: Vec<&Event> = fleet.events.iter().filter(|e| e.at >= START && e.at < fleet.end()).collect();
     events.sort_by_key(|event| event.at);
     let mut seen: Vec<(i64, (String, String, String), &str, Option<i64>)> = Vec::new();
@@ -52,9 +49,10 @@ fn counted(fleet: &Fleet) -> Vec<Counted> {
         let known = |device: &str| {
             fleet.hours.iter().any(|h| h.card.0 == event.node && h.card.1 == event.host && h.card.2 == device)
         };
-        let by_name = event.device.clone().map(|device| {
-            partitions.get(device.as_str()).map_or(device.clone(), |parent| (*parent).to_owned())
-        });
+        let by_name = event
+            .device
+            .clone()
+            .map(|device| partitions.get(device.as_str()).map_or(device.clone(), |parent| (*parent).to_owned()));
         let by_address = event.bdf.as_ref().and_then(|bdf| {
             let mut whole = fleet.hours.iter().filter(|hour| hour.is_whole());
             whole.find(|h| h.card.0 == event.node && h.card.1 == event.host && h.bdf == *bdf).map(|h| h.card.2.clone())
@@ -76,11 +74,8 @@ fn counted(fleet: &Fleet) -> Vec<Counted> {
         seen.push((event.at, name, event.kind, code));
         let hours: Vec<_> = fleet.hours.iter().filter(|hour| Some(&hour.card) == card.as_ref()).collect();
         let hour = hours.iter().rev().find(|hour| hour.ts <= event.at).or(hours.first());
-        let line = (
-            event.vendor.clone(),
-            hour.and_then(|hour| hour.model.clone()),
-            hour.and_then(|hour| hour.driver.clone()),
-        );
+        let line =
+            (event.vendor.clone(), hour.and_then(|hour| hour.model.clone()), hour.and_then(|hour| hour.driver.clone()));
         counted.push(Counted { event: event.clone(), card, line, is_first_of_code, is_first });
     }
     counted
@@ -161,8 +156,8 @@ async fn failures_are_counted_beside_their_days() {
             };
             let (low, high) = interval(count);
             let (got_low, got_high) = (row["low"].as_f64().unwrap(), row["high"].as_f64().unwrap());
-            assert!((got_low * days / 1_000.0 - low).abs() <= 0.07 * low, "{count}: {low}, {row:?}");
-            assert!((got_high * days / 1_000.0 - high).abs() <= 0.01 * high, "{count}: {high}, {row:?}");
+            assert!((got_low * days / 1_000.0 - low).abs() <= 0.002 * low, "{count}: {low}, {row:?}");
+            assert!((got_high * days / 1_000.0 - high).abs() <= 0.002 * high, "{count}: {high}, {row:?}");
         }
     }
 }

@@ -111,8 +111,8 @@ const MODELS: [(&str, Option<&str>); 4] =
     [("nvidia", Some("H100")), ("nvidia", Some("A100")), ("ascend", Some("910B")), ("hygon", None)];
 
 /// What a card may tell or not, as vendors differ.
-fn told(random: &mut StdRng, vendor_tells: bool, value: f64) -> Option<f64> {
-    (vendor_tells && random.random_bool(0.97)).then_some(value)
+fn told(random: &mut StdRng, vendor_tells: bool, most: f64) -> Option<f64> {
+    (vendor_tells && random.random_bool(0.97)).then(|| random.random_range(0.0..most))
 }
 
 impl Fleet {
@@ -157,10 +157,10 @@ impl Fleet {
                     parent: None,
                     samples: random.random_range(1..400),
                     expected: random.random_bool(0.9).then_some(360.0),
-                    joules: told(random, vendor != "hygon", random.random_range(0.0..2e6)),
-                    core: told(random, vendor == "nvidia", random.random()),
-                    utilization: told(random, true, random.random()),
-                    tensor: told(random, vendor == "nvidia", random.random()),
+                    joules: told(random, vendor != "hygon", 2e6),
+                    core: told(random, vendor == "nvidia", 1.0),
+                    utilization: told(random, true, 1.0),
+                    tensor: told(random, vendor == "nvidia", 1.0),
                     throttled: std::array::from_fn(|reason| {
                         let told = vendor == "nvidia" || (vendor == "ascend" && reason < 2);
                         (told && random.random_bool(0.9)).then(|| random.random_range(0.0..3_600.0))

@@ -2,6 +2,7 @@
 //!
 //! An oracle is the same question answered another way: plain loops over the rows the test made up, often minute by
 //! minute where the SQL cuts intervals. Fleets are small, random and the same for the same seed.
+#![allow(unreachable_pub, reason = "modules of a test")]
 
 mod demand;
 mod energy;
@@ -11,5 +12,5 @@ mod fleet;
 mod inventory;
 mod metering;
 mod risk;
-mod stragglers;
 mod store;
+mod stragglers;

@@ -46,11 +46,8 @@ impl Rows {
 
     /// The engine over a store that holds them.
     pub async fn open(self) -> Asked {
-        let store = Store::new(
-            Arc::new(object_store::memory::InMemory::new()),
-            Arc::new(Catalogue::built_in()),
-            "memory:",
-        );
+        let store =
+            Store::new(Arc::new(object_store::memory::InMemory::new()), Arc::new(Catalogue::built_in()), "memory:");
         let mut tables = Vec::new();
         for (name, rows) in &self.0 {
             let table = store.catalogue().get(name).unwrap_or_else(|| panic!("no table {name}"));
@@ -87,8 +84,9 @@ impl Asked {
                 }
             }
         }
-        let mut writer =
-            arrow_json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow_json::writer::JsonArray>(vec![]);
+        let mut writer = arrow_json::WriterBuilder::new()
+            .with_explicit_nulls(true)
+            .build::<_, arrow_json::writer::JsonArray>(vec![]);
         writer.write_batches(&batches.iter().collect::<Vec<_>>()).expect("JSON");
         writer.finish().expect("JSON");
         let text = writer.into_inner();

@@ -1,0 +1,161 @@
+//! A fleet that does not exist, seen through the whole way of a row: its past is there at the start, its present comes
+//! through the embedded broker, each row once, and its rollups are what SQL makes of its rows.
+
+mod support;
+
+use nodescope_model::catalogue::{Catalogue, Grain};
+use nodescope_simulate::Fleet;
+use nodescope_simulate::failures::Standing;
+use nodescope_simulate::world::{DAY, HOUR, MINUTE, Options};
+use support::{Up, connect, number, until};
+
+/// The fleet of a folder, made anew from what names it.
+fn fleet(folder: &std::path::Path) -> std::sync::Arc<Fleet> {
+    let text = std::fs::read_to_string(folder.join("simulate.json")).expect("the fleet is remembered");
+    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let whole = |name: &str| value[name].as_i64().expect("a number");
+    Fleet::new(Options {
+        seed: value["seed"].as_u64().expect("a number"),
+        hosts: whole("hosts") as usize,
+        accelerators: whole("accelerators") as usize,
+        start: whole("start"),
+        horizon: whole("horizon"),
+        failures: value["failures"].as_f64().expect("a number"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_sees_a_past_and_a_present() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let up = Up::start_with(folder, &["--simulate=tiny"], &[]);
+    let client = connect(([127, 0, 0, 1], up.postgres_port()).into()).await;
+    let fleet = fleet(&data);
+    // Those whose agents lag are left out where the newest rows are counted.
+    let now = nodescope_simulate::live::now();
+    let is_late = |host: usize, at: i64| nodescope_simulate::agents::lag(&fleet, &fleet.world.hosts[host], at) > 0;
+    let prompt: Vec<usize> =
+        (0..fleet.world.hosts.len()).filter(|h| !is_late(*h, now - 60) && !is_late(*h, now + 300)).collect();
+    let names: Vec<String> = prompt.iter().map(|h| format!("'{}'", fleet.world.hosts[*h].name)).collect();
+    let hosts = format!("host in ({})", names.join(", "));
+
+    // The past: hours of a month, minutes of a day, as the oracle has them.
+    let hours = number(&client, "select count(distinct ts) from accelerator_1h").await;
+    assert!(hours > Some(29 * 24), "{hours:?} hours");
+    let minutes = number(&client, "select count(distinct ts) from accelerator_1m").await;
+    assert!(minutes > Some(24 * 60 - 30), "{minutes:?} minutes");
+    let last =
+        number(&client, "select max(extract(epoch from ts))::bigint from availability_1h").await.expect("an hour");
+    let sum = |of: &str| format!("select sum({of}_seconds)::bigint from availability_1h");
+    let mut truth = [0_i64; 4];
+    for host in 0..fleet.world.hosts.len() {
+        let of = fleet.availability(host, fleet.world.options.start, last + HOUR);
+        for (sum, more) in truth.iter_mut().zip([of.up, of.down, of.unknown, of.maintenance]) {
+            *sum += more;
+        }
+    }
+    for (name, wanted) in ["up", "down", "unknown", "maintenance"].iter().zip(truth) {
+        assert_eq!(number(&client, &sum(name)).await, Some(wanted), "{name}");
+    }
+    assert!(truth[1] > 0 && truth[2] > 0, "nothing ever went wrong: {truth:?}");
+
+    // Allocations: hours held, folded by hand from begins and ends.
+    let began =
+        number(&client, "select count(*) from (select distinct host, allocation, device from allocation)").await;
+    assert!(began > Some(100), "{began:?}");
+
+    // The present: newest rows, each once, as many as the fleet made.
+    until(
+        &client,
+        &format!("select count(*) from accelerator where {hosts} and ts > now() - interval '5 seconds'"),
+        |n| n > 0,
+    )
+    .await;
+    let end = number(&client, "select extract(epoch from max(ts))::bigint from accelerator").await.expect("a row") - 3;
+    let begin = end - 20;
+    let span = format!("ts >= to_timestamp({begin}) and ts < to_timestamp({end})");
+    let wanted: i64 = (begin..end)
+        .map(|at| {
+            let seen = |host: usize, device: usize| {
+                let truth = fleet.device_truth(host, device, at);
+                i64::from(truth.standing == Standing::Up && !truth.is_lost)
+            };
+            prompt.iter().map(|host| (0..8).map(|device| seen(*host, device)).sum::<i64>()).sum::<i64>()
+        })
+        .sum();
+    until(&client, &format!("select count(*) from accelerator where {span} and {hosts}"), |n| n >= wanted).await;
+    let twice = format!(
+        "select (select count(*) from accelerator where {span}) - \
+         (select count(*) from (select distinct device, ts from accelerator where {span}))"
+    );
+    assert_eq!(number(&client, &twice).await, Some(0), "a row is there twice");
+    assert_eq!(
+        number(&client, &format!("select count(*) from accelerator where {span} and {hosts}")).await,
+        Some(wanted)
+    );
+    assert_eq!(number(&client, "select count(*) from quarantine").await, Some(0));
+    assert_eq!(number(&client, "select count(*) from loss").await, Some(0));
+    // The real agent goes on beside it.
+    let own = "select count(*) from memory where host not in (select host from registry_registration)";
+    until(&client, own, |n| n > 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let up = Up::start_with(folder, &["--simulate=tiny"], &[]);
+    let client = connect(([127, 0, 0, 1], up.postgres_port()).into()).await;
+    let fleet = fleet(&data);
+    let catalogue = Catalogue::built_in();
+    // A minute in the middle of what is there raw.
+    let newest = fleet.world.options.horizon - 60 * DAY;
+    let end = newest.div_euclid(MINUTE) * MINUTE - 3 * MINUTE;
+    let mut compared = 0;
+    for name in ["accelerator", "cpu", "memory", "interface", "rdma", "power", "sensor", "link", "system"] {
+        let table = catalogue.get(name).expect("a table");
+        let (_, rule) = nodescope_query::rollups::text(table, Grain::Minute);
+        let select = rule.split_once("*/").expect("a head").1;
+        // Look-back of five minutes is never less than the rule's own, and hosts were up before.
+        let moment = |at: i64| format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", at * 1_000_000);
+        let sql = select.replace("$from", &moment(end - 6 * MINUTE)).replace("$to", &moment(end));
+        let key: Vec<String> =
+            ["node", "host"].iter().map(|k| (*k).to_owned()).chain(table.entity.iter().cloned()).collect();
+        let join: Vec<String> = key.iter().map(|k| format!("a.\"{k}\" = b.\"{k}\"")).collect();
+        let mut differ = vec!["a.samples <> b.samples".to_owned(), "a.expected <> b.expected".to_owned()];
+        for column in table.folded() {
+            let parts: &[&str] = if column.kind == nodescope_model::catalogue::Kind::Counter {
+                &["increase", "last"]
+            } else {
+                &["min", "max", "last", "mean"]
+            };
+            for part in parts {
+                let c = format!("\"{}_{part}\"", column.name);
+                differ.push(if *part == "mean" {
+                    format!("coalesce(abs(a.{c} - b.{c}) > 1e-12 * abs(a.{c}), (a.{c} is null) <> (b.{c} is null))")
+                } else {
+                    format!("a.{c} is distinct from b.{c}")
+                });
+            }
+        }
+        let both = format!(
+            "from ({sql}) a full join (select * from {name}_1m where ts = {}) b on {}",
+            moment(end - MINUTE),
+            join.join(" and "),
+        );
+        // The machine this runs on has an agent of its own, and no history.
+        let ours = "coalesce(a.host, b.host) in (select host from registry_registration)";
+        let rows = number(&client, &format!("select count(*) {both} where {ours}")).await.expect("a count");
+        assert!(rows > 0, "{name}: nothing to compare");
+        let where_ = |differs: &str| {
+            format!("select count(*) {both} where {ours} and ({differs} or a.host is null or b.host is null)")
+        };
+        if number(&client, &where_(&differ.join(" or "))).await != Some(0) {
+            for differs in &differ {
+                assert_eq!(number(&client, &where_(differs)).await, Some(0), "{name}: {differs}");
+            }
+        }
+        compared += rows * differ.len() as i64;
+    }
+    assert!(compared > 1_000, "{compared}");
+}
