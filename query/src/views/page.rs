@@ -1,106 +1,113 @@
-//! `docs/questions.md`: every view and function, from the heads of their files.
+//! The views as a page for people: `docs/questions.md`.
 //!
-//! Nobody writes that page: it is made from what SQL itself tells of a view, and a test fails when the page that is
-//! kept is not the one made here.
+//! It is made from the heads that the SQL is planned with, so it says what they say, and a test fails when the page
+//! that is kept is not the one made here.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::BUILT_IN;
-use super::function::words;
-use crate::definition::{Definition, Purpose};
-
-/// The operators' questions, in the order in which they are asked, and what answers them.
-const QUESTIONS: [(&str, &str, &str); 20] = [
-    ("Q1", "capacity_now", "What capacity is there, what of it is free?"),
-    ("Q2", "utilization_hourly", "How well is it used, node by node and hour by hour?"),
-    ("Q3", "availability_30d", "How available and reliable is each node, and how much is unknown?"),
-    ("Q4", "capacity_stranded", "What is healthy and free, and still of no use?"),
-    ("Q5", "hosts_for", "Who can take a job of this size?"),
-    ("Q6", "accelerator_failures", "How often do accelerators fail?"),
-    ("Q7", "accelerator_risk", "Which will fail next?"),
-    ("Q8", "nodes_idle_online", "Which nodes are online and compute nothing?"),
-    ("Q9", "link_matrix", "How far are nodes from each other?"),
-    ("Q10", "energy_efficiency", "What energy does computing cost?"),
-    ("Q11", "demand_gap", "What demand finds no accelerators?"),
-    ("Q12", "capacity_measured", "Is capacity what it was registered as?"),
-    ("Q13", "telemetry_health", "How fresh and complete is the telemetry?"),
-    ("Q14", "stragglers", "Which rank holds up its job?"),
-    ("Q15", "fabric_health", "How healthy is the fabric?"),
-    ("Q16", "throttled_hours", "How many hours ran with lower clocks, and why?"),
-    ("Q17", "vendor_comparison", "How do vendors compare at the same work?"),
-    ("Q18", "pool_forecast", "When is a pool full?"),
-    ("Q19", "metering", "Was billed what was used?"),
-    ("Q20", "version_drift", "Which versions run, and who lags?"),
-];
+use crate::definition::{Definition, Mistakes, Purpose, type_name};
 
 const HEAD: &str = "\
-# Operators' questions
+# Questions and their answers
 
-<!-- Generated from query/views/*.sql. Do not edit: UPDATE=1 cargo test -p nodescope-query --lib views::page -->
+<!-- Generated from query/views/*.sql. Do not edit: UPDATE=1 cargo test -p nodescope-query --test page -->
 
-Each question is a view, or a function in FROM where something has to be said to it. One whose parameters may all be
-left out is both: `SELECT * FROM metering` and `SELECT * FROM metering('2026-01-01', '2026-02-01')`. What is unknown is
-NULL, never zero; what is older than two minutes is not shown as current.
+What operators ask is answered by views and functions in the schema `public`: `SELECT * FROM capacity_now`,
+`SELECT * FROM hosts_for(512, 'fp16', 3e14, 0.005)`. They are planned with the statement that names them, so a filter on
+`node`, `host` or `ts` reads no more than it needs. psql shows them with `\\dv` and `\\d+ NAME`.
 
-| | Question | Ask |
-|---|---|---|
+- **Unknown is a state of its own.** What does not report is neither idle nor available, and a figure that nobody knows
+  is NULL, never 0.
+- **Stale is not shown as current.** Views that speak of now take the newest row of the last two minutes; what has none
+  is `unknown`, with its age.
+- **Samples join the registry as of their own time.** A host that was registered anew keeps both histories.
+- **Capacity is never summed over precision, sparsity or basis.** Each row says which it is.
+- Times given to functions may be texts: `availability('2026-01-01', '2026-02-01')`. Parameters with a value may be left
+  out from the end, and a function all of whose parameters have one can be named like a view.
+
 ";
 
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
-}
+/// The operator's questions in their order, and what answers them.
+const QUESTIONS: [(&str, &str, &str); 21] = [
+    ("Q1", "capacity_now", "Available and total capacity by region, industry and vendor, now"),
+    ("Q2", "utilization_hourly", "Utilisation by node and hour"),
+    ("Q3", "availability_30d", "Availability, reliability and unknown time of 30 days"),
+    ("Q3", "availability", "The same of any time"),
+    ("Q4", "capacity_stranded", "Capacity that is free and cannot be used, by cause"),
+    ("Q5", "hosts_for", "Who can host a job of this size, precision and nearness"),
+    ("Q6", "accelerator_failures", "Failures for 1,000 accelerator days"),
+    ("Q7", "accelerator_risk", "Accelerators that are likely to fail"),
+    ("Q8", "nodes_idle_online", "Nodes that are online and compute nothing"),
+    ("Q9", "link_matrix", "Latency, loss and asymmetry of links, against their limits"),
+    ("Q10", "energy_efficiency", "Energy for delivered computing"),
+    ("Q11", "demand_gap", "What waits beside what is free"),
+    ("Q12", "capacity_measured", "Nominal beside measured capacity"),
+    ("Q13", "telemetry_health", "Freshness, completeness and lag of the telemetry"),
+    ("Q14", "stragglers", "The slowest ranks of jobs"),
+    ("Q15", "fabric_health", "Health of the network cards and ports"),
+    ("Q16", "throttled_hours", "Hours of slowed-down accelerators, by reason"),
+    ("Q17", "vendor_comparison", "Vendors beside each other"),
+    ("Q18", "pool_forecast", "When a pool is full"),
+    ("Q19", "metering", "Metered beside billed accelerator hours"),
+    ("Q20", "version_drift", "Versions and who lags behind"),
+];
 
-fn section(page: &mut String, view: &Definition) -> std::fmt::Result {
-    write!(page, "\n## {}\n\n**{}.** {}\n", view.name, view.title, view.question.trim())?;
-    if !view.parameters.is_empty() {
-        page.push_str("\n| Parameter | Takes | If left out | Meaning |\n|---|---|---|---|\n");
-        for parameter in &view.parameters {
-            let left_out = match &parameter.value {
-                None => "must be given".to_owned(),
-                Some(value) if value.is_null() => String::new(),
-                Some(value) => format!("`{value}`"),
-            };
-            let takes = words(&parameter.data_type);
-            writeln!(page, "| `{}` | {takes} | {left_out} | {} |", parameter.name, cell(&parameter.help))?;
+/// The whole page, as Markdown: the questions in their order, then everything else they are made of.
+///
+/// # Errors
+/// Every mistake of every file.
+pub fn page() -> Result<String, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let mut rest = BTreeMap::new();
+    for (name, text) in super::BUILT_IN {
+        match Definition::parse(&super::path(name), text, Purpose::View) {
+            Ok(definition) => {
+                rest.insert(definition.name.clone(), definition);
+            }
+            Err(more) => mistakes.0.extend(more.0),
         }
     }
-    page.push_str("\n| Column | Meaning |\n|---|---|\n");
-    for (name, help) in &view.columns {
-        writeln!(page, "| `{name}` | {} |", cell(help))?;
-    }
-    Ok(())
-}
-
-/// The whole page, as Markdown: the questions, then a section for each view.
-fn page() -> Result<String, Box<dyn std::error::Error>> {
     let mut page = HEAD.to_owned();
-    for (number, view, question) in QUESTIONS {
-        writeln!(page, "| {number} | {question} | [`{view}`](#{view}) |")?;
+    page.push_str("| | Question | Answered by |\n|---|---|---|\n");
+    let mut questions = Vec::new();
+    for (number, name, question) in QUESTIONS {
+        let _ = writeln!(page, "| {number} | {question} | [`{name}`](#{name}) |");
+        match rest.remove(name) {
+            Some(definition) => questions.push(definition),
+            None => mistakes.add(&super::path(name), "", format!("answers {number} and is not there")),
+        }
     }
-    page.push_str("\nThe others are what these are made of, and can be asked as well.\n");
-    for (name, text) in BUILT_IN {
-        section(&mut page, &Definition::parse(&format!("views/{name}.sql"), text, Purpose::View)?)?;
+    page.push_str("\nWhat they are made of is of use by itself:\n\n| | Holds |\n|---|---|\n");
+    for (name, definition) in &rest {
+        let _ = writeln!(page, "| [`{name}`](#{name}) | {} |", definition.title);
     }
-    Ok(page)
+    for definition in questions.iter().chain(rest.values()) {
+        section(&mut page, definition);
+    }
+    if mistakes.0.is_empty() { Ok(page) } else { Err(mistakes) }
 }
 
-#[test]
-fn the_page_is_fresh() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/questions.md");
-    let fresh = page().expect("definitions without mistakes");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &fresh).expect("docs/ can be written");
+fn section(page: &mut String, definition: &Definition) {
+    let _ = write!(page, "\n## {}\n\n**{}.** {}\n", definition.name, definition.title, definition.question);
+    if !definition.parameters.is_empty() {
+        page.push_str("\n| Parameter | Type | Value if left out | |\n|---|---|---|---|\n");
     }
-    let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        kept == fresh,
-        "docs/questions.md is stale. Make it anew: UPDATE=1 cargo test -p nodescope-query --lib views::page"
-    );
+    for parameter in &definition.parameters {
+        let value = match &parameter.value {
+            None => "must be given".to_owned(),
+            Some(value) if value.is_null() => "NULL".to_owned(),
+            Some(value) => format!("`{value}`"),
+        };
+        let kind = type_name(&parameter.data_type);
+        let _ = writeln!(page, "| `{}` | {kind} | {value} | {} |", parameter.name, cell(&parameter.help));
+    }
+    page.push_str("\n| Column | |\n|---|---|\n");
+    for (name, help) in &definition.columns {
+        let _ = writeln!(page, "| `{name}` | {} |", cell(help));
+    }
 }
 
-#[test]
-fn every_question_has_a_view() {
-    for (number, view, _) in QUESTIONS {
-        assert!(BUILT_IN.iter().any(|(name, _)| *name == view), "{number}: there is no {view}");
-    }
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
 }
