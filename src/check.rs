@@ -5,11 +5,12 @@ use nodescope_store::Store;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, path::Path};
 
 use crate::settings::{AllSettings, load};
-use crate::{ConfigArgs, block_on, chain, say};
+use crate::up::wrong_rules;
+use crate::{ConfigArgs, block_on, chain, say, schedule};
 
 /// Examines configuration and connections, and starts nothing.
 ///
-/// All mistakes of the configuration are told at once. Then the broker is asked for the topic, and the store whether it
+/// All mistakes of the configuration are told at once, those of rules too. Then the broker is asked for the topic, and the store whether it
 /// keeps what it is given and refuses to overwrite it, which is what each row's being there once rests on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
@@ -32,6 +33,14 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
     let tables = settings.common.catalogue.tables().filter(|table| table.derived.is_none()).count();
     say(&format!("configuration  right; {tables} tables, and minutes and hours of those that move"));
     let mut wrong = 0;
+    let rules = block_on(schedule::examine(&settings.schedule, &settings.query, settings.common.catalogue.clone()));
+    match rules {
+        Ok(rules) => say(&format!("rules          right; {rules} of them")),
+        Err(mistakes) => {
+            wrong += 1;
+            say(&wrong_rules(&mistakes));
+        }
+    }
     let kafka = settings.collector.kafka.clone();
     match topic::partitions(&kafka) {
         Ok(Some(partitions)) => {
@@ -62,7 +71,7 @@ pub(crate) fn main(args: &CheckArgs) -> Result<(), String> {
             say(&format!("store          {error}"));
         }
     }
-    if wrong == 0 { Ok(()) } else { Err(format!("{wrong} of 2 do not answer as they must")) }
+    if wrong == 0 { Ok(()) } else { Err(format!("{wrong} of 3 are not as they must be")) }
 }
 
 /// Writes an object, tries to overwrite it, reads it back and deletes it.

@@ -3,6 +3,8 @@
 //!
 //! - [`up`]: everything in one process, on loopback, with the embedded [`broker`].
 //! - [`parts`]: the same parts one by one, as a larger installation runs them.
+//! - [`registry`]: what things are.
+//! - [`schedule`]: rules, on a schedule; [`rules`]: which there are, and how good they are.
 //! - [`sql`], [`check`], [`bench`]: asking, examining, measuring.
 //! - [`simulate`]: a fleet to try it on.
 
@@ -10,6 +12,10 @@ mod bench;
 mod broker;
 mod check;
 mod parts;
+mod registry;
+mod rules;
+mod schedule;
+mod score;
 mod settings;
 mod simulate;
 mod sql;
@@ -41,8 +47,12 @@ enum What {
     Collector(parts::PartArgs),
     /// Answers SQL over the store, by the PostgreSQL protocol.
     Query(parts::PartArgs),
+    /// Runs rules (rollups, detections, reports) over the store, each window of time once.
+    Schedule(parts::PartArgs),
     Broker(parts::BrokerArgs),
+    Rules(rules::RulesArgs),
     Sql(sql::SqlArgs),
+    Registry(registry::RegistryArgs),
     Check(check::CheckArgs),
     Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
@@ -63,8 +73,11 @@ fn main() -> ExitCode {
         What::Up(args) => up::main(&args),
         What::Collector(args) => parts::collector(&args),
         What::Query(args) => parts::query(&args),
+        What::Schedule(args) => schedule::main(&args),
         What::Broker(args) => parts::broker(&args),
+        What::Rules(args) => rules::main(&args),
         What::Sql(args) => sql::main(&args),
+        What::Registry(args) => registry::main(&args),
         What::Check(args) => check::main(&args),
         What::Simulate(args) => simulate::main(&args),
         What::Bench(args) => bench::main(&args),

@@ -1,4 +1,4 @@
-//! The parts one by one: collector, query server, and the embedded broker alone.
+//! The parts one by one: collector, query server, and the embedded broker alone. (The schedule: [`crate::schedule`].)
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
 use crate::settings::{Common, finish, load};
 use crate::{ConfigArgs, block_on, chain, say};
 
-/// Flags of `collector` and `query`.
+/// Flags of `collector`, `query` and `schedule`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PartArgs {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct PartArgs {
 impl PartArgs {
     /// The configuration. One file serves all parts: sections of other parts are not looked at, because what they name
     /// may be on other machines.
-    fn load(&self) -> Settings {
+    pub(crate) fn load(&self) -> Settings {
         let mut settings = load(self.config.config.as_deref());
         settings.flag("kafka.brokers", self.brokers.as_ref());
         settings.flag("store.url", self.store.as_ref());
@@ -41,7 +41,7 @@ impl PartArgs {
 }
 
 /// A token that is cancelled when the process is asked to stop.
-fn until_asked() -> CancellationToken {
+pub(crate) fn until_asked() -> CancellationToken {
     let shutdown = CancellationToken::new();
     tokio::spawn({
         let shutdown = shutdown.clone();
@@ -54,7 +54,7 @@ fn until_asked() -> CancellationToken {
     shutdown
 }
 
-async fn serve_health(
+pub(crate) async fn serve_health(
     address: SocketAddr,
     purpose: &'static str,
     shutdown: &CancellationToken,
@@ -71,7 +71,7 @@ pub(crate) fn collector(args: &PartArgs) -> Result<(), String> {
     let mut settings = args.load();
     let common = Common::read(&mut settings);
     let collector = CollectorSettings::read(&mut settings, &common.catalogue);
-    settings.tolerate(&["agent", "query"]);
+    settings.tolerate(&["agent", "query", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     block_on(async move {
@@ -88,7 +88,7 @@ pub(crate) fn query(args: &PartArgs) -> Result<(), String> {
     let mut settings = args.load();
     let common = Common::read(&mut settings);
     let query = QuerySettings::read(&mut settings);
-    settings.tolerate(&["agent", "collector", "kafka"]);
+    settings.tolerate(&["agent", "collector", "kafka", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     block_on(async move {
@@ -133,7 +133,7 @@ pub(crate) fn broker(args: &BrokerArgs) -> Result<(), String> {
     settings.preset("kafka.partitions", "1");
     let common = Common::read(&mut settings);
     let kafka = KafkaSettings::read(&mut settings);
-    settings.tolerate(&["agent", "collector", "query"]);
+    settings.tolerate(&["agent", "collector", "query", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     let store = args.store.as_ref().map(|s| s.open(common.catalogue.clone())).transpose().map_err(|e| chain(&e))?;

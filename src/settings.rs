@@ -6,6 +6,8 @@ use std::sync::Arc;
 use nodescope_agent::AgentSettings;
 use nodescope_collector::CollectorSettings;
 use nodescope_model::catalogue::Catalogue;
+use nodescope_query::alerts::AlertSettings;
+use nodescope_query::schedule::ScheduleSettings;
 use nodescope_query::settings::QuerySettings;
 use nodescope_service::logs::LogSettings;
 use nodescope_service::node::NodeSettings;
@@ -30,6 +32,8 @@ pub(crate) struct AllSettings {
     pub(crate) agent: AgentSettings,
     pub(crate) collector: CollectorSettings,
     pub(crate) query: QuerySettings,
+    pub(crate) schedule: ScheduleSettings,
+    pub(crate) alerts: AlertSettings,
 }
 
 /// File and environment, before anybody has looked at them.
@@ -92,12 +96,14 @@ impl AllSettings {
         let agent = AgentSettings::read(settings, &common.catalogue);
         let collector = CollectorSettings::read(settings, &common.catalogue);
         let query = QuerySettings::read(settings);
+        let schedule = ScheduleSettings::read(settings, &common.catalogue);
+        let alerts = AlertSettings::read(settings);
         if collector.upkeep.grace <= query.limits.statement_timeout {
             settings.mistake(
                 "collector.grace must be longer than query.statement_timeout: files are deleted so long after they are last needed",
             );
         }
-        Self { common, agent, collector, query }
+        Self { common, agent, collector, query, schedule, alerts }
     }
 }
 

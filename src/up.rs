@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nodescope_query::server::postgres::PostgresServer;
 use nodescope_service::http::{Health, HttpServer};
 use nodescope_service::stop;
 use nodescope_store::Store;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerOptions, BrokerTopic, EmbeddedBroker};
 use crate::settings::{AllSettings, load};
-use crate::{ConfigArgs, block_on, chain, say};
+use crate::{ConfigArgs, block_on, chain, say, schedule};
 
 /// How often the status line is written anew.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -94,7 +95,7 @@ pub(crate) fn main(args: &UpArgs) -> Result<(), String> {
 }
 
 /// The platform's data folder: the user's own, or the system's for root.
-fn default_folder() -> PathBuf {
+pub(crate) fn default_folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/nodescope");
@@ -111,6 +112,10 @@ async fn run(
     data: PathBuf,
     simulate: Option<Size>,
 ) -> Result<(), String> {
+    if settings.schedule.enabled {
+        let catalogue = settings.common.catalogue.clone();
+        schedule::examine(&settings.schedule, &settings.query, catalogue).await.map_err(|e| wrong_rules(&e))?;
+    }
     let store = settings.common.open_store()?;
     let fleet = match simulate {
         Some(size) => Some(crate::simulate::kept(&data, &store, size.hosts()).await?),
@@ -151,10 +156,11 @@ async fn run(
     .map_err(|e| chain(&e))?;
     shown.broker = broker.address();
     health.add_metrics(broker.metrics());
-    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka] {
+    for kafka in [&mut settings.agent.kafka, &mut settings.collector.kafka, &mut settings.alerts.kafka] {
         kafka.brokers = broker.address().to_string();
     }
-    let server = nodescope_query::server::open(settings.query, store.clone(), &health).await.map_err(|e| chain(&e))?;
+    let engine = nodescope_query::server::engine(&settings.query, store.clone(), &health).map_err(|e| chain(&e))?;
+    let server = PostgresServer::bind(engine.clone(), settings.query.postgres).await.map_err(|e| chain(&e))?;
     shown.postgres = server.local_addr();
     tokio::spawn(http.serve(health.router(), stop_doors.clone()));
     if let Some(metrics) = metrics {
@@ -173,6 +179,11 @@ async fn run(
         health.clone(),
         stop_agent.clone(),
     ));
+    let stop_schedule = CancellationToken::new();
+    let mut schedule = settings.schedule.enabled.then(|| {
+        let (health, stop) = (health.clone(), stop_schedule.clone());
+        tokio::spawn(async move { schedule::run(settings.schedule, &settings.alerts, engine, &health, stop).await })
+    });
     let mut simulated = tokio::spawn({
         let stop = stop_agent.clone();
         async move {
@@ -192,6 +203,7 @@ async fn run(
         ended = &mut broker_ended => return Err(format!("the embedded broker ended: {ended:?}")),
         ended = &mut agent => Some(ended_early("the agent", ended)),
         ended = &mut collector => Some(ended_early("the collector", ended)),
+        ended = when_there(&mut schedule) => Some(ended_early("the schedule", ended)),
         ended = &mut simulated => Some(ended_early("the simulation", ended)),
         ended = &mut doors => Some(format!("the query server ended by itself: {ended:?}")),
     };
@@ -204,6 +216,10 @@ async fn run(
         finish("the simulation", simulated).await;
         stop_collector.cancel();
         finish("the collector", collector).await;
+        stop_schedule.cancel();
+        if let Some(schedule) = schedule {
+            finish("the schedule", schedule).await;
+        }
     }
     stop_doors.cancel();
     stop_broker.cancel();
@@ -211,11 +227,24 @@ async fn run(
     broken.map_or(Ok(()), Err)
 }
 
+/// What is wrong with rules, as `up` and `check` tell it.
+pub(crate) fn wrong_rules(what: &str) -> String {
+    format!("the rules are not right:\n{what}")
+}
+
 fn ended_early<E: std::error::Error>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String {
     match ended {
         Ok(Ok(())) => format!("{what} ended by itself"),
         Ok(Err(error)) => format!("{what} ended: {}", chain(&error)),
         Err(error) => format!("{what} died: {error}"),
+    }
+}
+
+/// Waits for a task that may not have been started; then for ever.
+async fn when_there<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }
 

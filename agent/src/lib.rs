@@ -202,7 +202,7 @@ impl Running {
                 }
                 if let Some(publisher) = publisher.upgrade() {
                     exposition.update(table, &batch);
-                    publisher.offer(table, batch);
+                    publisher.offer(table, &batch);
                 }
             })
         };

@@ -5,12 +5,13 @@
 //! the tick is a multiple of its interval; the first tick samples all.
 //!
 //! Each probe has a thread. At a tick the thread is told, if it has answered the tick before; if not, the tick is
-//! skipped for that probe, and counted. A probe cannot be interrupted (a read from a dead mount never is), but nobody
-//! waits for it. Rows that come late are sent all the same: they say when they were due. A probe that panics loses
-//! that tick's rows, and nothing else.
+//! skipped for that probe, and counted. One that had nothing to sample is asked every ten seconds. A probe cannot be
+//! interrupted (a read from a dead mount never is), but nobody waits for it. Rows that come late are sent all the same:
+//! they say when they were due. A probe that panics loses that tick's rows, and nothing else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +29,10 @@ use crate::probe::{Probe, ProbeError, Tick};
 
 /// Name of the probe that watches over the others.
 pub const OWN: &str = "agent";
+
+/// How often a probe is asked that had nothing to sample (no RDMA port, no card): often enough for what is plugged in
+/// while the host runs, and to wake it every second for nothing would be a tenth of what an idle agent costs.
+const ABSENT_EVERY: Duration = Duration::from_secs(10);
 
 /// At the end, time for probes to finish what they are at.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -68,12 +73,14 @@ pub struct ProbeFacts {
     /// Its interval.
     pub every: Duration,
     count: Mutex<ProbeCount>,
+    /// Whether there was nothing to sample when it was asked last.
+    has_nothing: AtomicBool,
 }
 
 impl ProbeFacts {
     /// None yet.
     pub fn new(name: &'static str, every: Duration) -> Arc<Self> {
-        Arc::new(Self { name, every, count: Mutex::default() })
+        Arc::new(Self { name, every, count: Mutex::default(), has_nothing: AtomicBool::new(false) })
     }
 
     /// As it is now.
@@ -204,7 +211,11 @@ impl Ticker {
             let tick = Tick { ts_micros, first: !worker.asked };
             // Who watches over the cost is not slowed down by it.
             let stretch = if worker.facts.name == OWN { 1 } else { factor };
-            if !tick.is_due(worker.facts.every.saturating_mul(stretch)) {
+            let mut every = worker.facts.every.saturating_mul(stretch);
+            if worker.facts.has_nothing.load(Ordering::Relaxed) {
+                every = every.max(ABSENT_EVERY);
+            }
+            if !tick.is_due(every) {
                 continue;
             }
             match worker.ticks.try_send(tick) {
@@ -283,6 +294,8 @@ impl Sampling {
         count.spent += spent;
         count.last_spent = Some(spent);
         count.timeouts += u64::from(spent > self.facts.every);
+        let has_nothing = batches.is_empty() && matches!(result, Err(ProbeError::Absent(_)));
+        self.facts.has_nothing.store(has_nothing, Ordering::Relaxed);
         match result {
             Ok(()) => count.last_error = None,
             Err(error) => {

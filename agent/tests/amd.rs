@@ -324,6 +324,7 @@ fn a_card_that_goes_is_lost() {
 fn without_files_the_library_keeps_the_contract() {
     let of = Contract {
         source: "rsmi.c",
+        defines: &[],
         vendor: VendorId::Amd,
         normal: "normal",
         function: "rsmi_dev_busy_percent_get",

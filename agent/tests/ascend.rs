@@ -23,6 +23,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn ascend_keeps_the_contract() {
     contract::all(&Contract {
         source: "dcmi.c",
+        defines: &[],
         vendor: VendorId::Ascend,
         normal: "normal",
         function: "dcmi_get_device_temperature",

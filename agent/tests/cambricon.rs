@@ -25,6 +25,7 @@ fn ten_seconds(fake: &mut Fake) {
 fn cambricon_keeps_the_contract() {
     contract::all(&Contract {
         source: "cndev.c",
+        defines: &[],
         vendor: VendorId::Cambricon,
         normal: "normal",
         function: "cndevGetDeviceUtilizationInfo",
@@ -218,6 +219,7 @@ fn a_library_of_the_older_interface_will_do() {
     drop(fake);
     let of = Contract {
         source: "cndev.c",
+        defines: &[],
         vendor: VendorId::Cambricon,
         normal: "normal",
         function: "cndevGetPowerInfo",

@@ -18,6 +18,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn the_second_interface_keeps_the_contract() {
     contract::all(&Contract {
         source: "efml.c",
+        defines: &[],
         vendor: VendorId::Enflame,
         normal: "normal",
         function: "efmlDeviceGetUtilizationRates",
@@ -157,6 +158,28 @@ fn the_first_interface_has_values_losses_and_slices() {
     );
     fake.set_mode("normal");
     fake.until("no slices", |fake| fake.devices().len() == 2);
+}
+
+#[test]
+fn the_first_interface_hangs_freezes_and_crashes_as_the_second_does() {
+    let first = Contract {
+        source: "efml.c",
+        defines: &["FIRST"],
+        vendor: VendorId::Enflame,
+        normal: "normal",
+        function: "EfmlGetDevDtuUsageAsync",
+        cards: &["T20000000000", "T20000000001"],
+        values: &[],
+        sentinels: &[],
+        without: ("WITHOUT_LINKS", &["links", "links_active", "link_received_bytes_per_second"]),
+        still: &["utilization_ratio", "memory_used_bytes", "power_watts"],
+        partitions: false,
+    };
+    contract::normal(&first);
+    contract::hang(&first);
+    contract::freeze(&first);
+    contract::crash(&first);
+    contract::missing(&first);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn hygon_keeps_the_contract() {
     contract::all(&Contract {
         source: "hydmi.c",
+        defines: &[],
         vendor: VendorId::Hygon,
         normal: "normal",
         function: "rsmi_dev_busy_percent_get",

@@ -20,6 +20,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn metax_keeps_the_contract() {
     contract::all(&Contract {
         source: "mxsml.c",
+        defines: &[],
         vendor: VendorId::Metax,
         normal: "normal",
         function: "mxSmlGetDeviceIpUsage",

@@ -18,6 +18,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn moore_threads_keeps_the_contract() {
     contract::all(&Contract {
         source: "mtml.c",
+        defines: &[],
         vendor: VendorId::MooreThreads,
         normal: "normal",
         function: "mtmlGpuGetUtilization",

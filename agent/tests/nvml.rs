@@ -18,6 +18,7 @@ fn begin(defines: &[&str], mode: &str) -> Fake {
 fn nvidia_keeps_the_contract() {
     contract::all(&Contract {
         source: "nvml.c",
+        defines: &[],
         vendor: VendorId::Nvidia,
         normal: "normal",
         function: "nvmlDeviceGetUtilizationRates",
@@ -166,6 +167,7 @@ fn iluvatar_keeps_the_contract() {
     drop(fake);
     let of = Contract {
         source: "nvml.c",
+        defines: &[],
         vendor: VendorId::Iluvatar,
         normal: "normal",
         function: "nvmlDeviceGetPowerUsage",

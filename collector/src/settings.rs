@@ -103,6 +103,9 @@ impl CollectorSettings {
     /// Reads the section, and `[kafka]`.
     pub fn read(settings: &mut Settings, catalogue: &Catalogue) -> Self {
         let kafka = KafkaSettings::read(settings);
+        if kafka.topic.starts_with(nodescope_store::journal::PREFIX) {
+            settings.mistake("kafka.topic: names that begin with `journal.` are those of our own journals");
+        }
         let node = NodeSettings::read(settings).id;
         let partitions = settings.get(
             "collector.partitions",

@@ -336,6 +336,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "schedule_run",
     "availability_1m",
     "availability_1h",
+    "notification",
 ];
 
 impl Catalogue {

@@ -37,6 +37,7 @@ use nodescope_service::settings::parse_duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::alerts::summary::Template;
 use crate::limits::Limits;
 use crate::statement::{self, Command};
 
@@ -192,6 +193,9 @@ pub struct AlertHead {
     pub techniques: Vec<String>,
     /// In words, what keeps it from crying wolf.
     pub guard: String,
+    /// Rules whose incidents are the cause of this one's: while one fires that has the same values in the columns that
+    /// both keys have, this one's are noted and not told.
+    pub inhibited_by: Vec<String>,
 }
 
 /// One thing that is wrong with a file.
@@ -441,8 +445,14 @@ fn alert_head(mut section: Section<'_>, resolve_after: Duration, mistakes: &mut 
     }
     let techniques = section.texts("techniques", mistakes).unwrap_or_default();
     let guard = section.text("guard", mistakes).unwrap_or_default();
+    let inhibited_by = section.texts("inhibited_by", mistakes).unwrap_or_default();
+    if !summary.is_empty()
+        && let Err(wrong) = Template::parse(&summary)
+    {
+        section.mistake("summary", wrong, mistakes);
+    }
     section.finish(mistakes);
-    AlertHead { severity, hold, resolve_after, key, summary, techniques, guard }
+    AlertHead { severity, hold, resolve_after, key, summary, techniques, guard, inhibited_by }
 }
 
 fn columns(file: &str, section: Option<Section<'_>>, mistakes: &mut Mistakes) -> Vec<(String, String)> {

@@ -11,11 +11,12 @@
 //! 6. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
 //!
 //! What is asked again and again is a file ([`definition`]): a view, or a rule of the [`schedule`], which asks in the
-//! server's [`own`] name and puts what it finds back into the store.
+//! server's [`own`] name and puts what it finds back into the store. What somebody must know of it is told by [`alerts`].
 //!
 //! **Invariants.** No statement of a user's writes; the schedule writes, by its journal alone. No statement runs without
 //! a bound on its time, memory and rows.
 
+pub mod alerts;
 mod compat;
 pub mod definition;
 pub mod engine;
@@ -23,9 +24,11 @@ pub mod functions;
 pub mod limits;
 pub mod metrics;
 pub mod own;
+mod revisions;
 pub mod rewrite;
 pub mod rollups;
 pub mod schedule;
+pub mod score;
 pub mod server;
 pub mod session;
 pub mod settings;

@@ -188,3 +188,8 @@ fn key(table: &Table) -> Vec<String> {
 fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
+
+#[cfg(test)]
+mod availability_tests;
+#[cfg(test)]
+mod tests;

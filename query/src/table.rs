@@ -27,14 +27,17 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, collect};
 use futures::{StreamExt, TryStreamExt};
-use nodescope_model::catalogue::{ColumnType, Table};
-use nodescope_store::cut::{HotPart, Reader};
+use nodescope_model::catalogue::{ColumnType, REVISION, Table};
+use nodescope_store::cut::{Cut, HotPart, Reader};
 use nodescope_store::sealed::SealedFile;
+
+use crate::revisions;
 
 /// Under this URL the store's objects are known to DataFusion.
 pub(crate) const STORE_URL: &str = "nodescope://store/";
@@ -50,12 +53,13 @@ const FOOTER_HINT: usize = 64 * 1024;
 pub struct CutTable {
     table: Arc<Table>,
     reader: Arc<Reader>,
+    revisions: revisions::Known,
 }
 
 impl CutTable {
     /// The table as SQL sees it.
     pub fn new(table: Arc<Table>, reader: Arc<Reader>) -> Self {
-        Self { table, reader }
+        Self { table, reader, revisions: revisions::Known::default() }
     }
 
     /// Name of the table.
@@ -105,6 +109,60 @@ impl CutTable {
             config = config.with_file_group(FileGroup::new(group));
         }
         Ok(DataSourceExec::from_data_source(config.build()))
+    }
+
+    /// Files and segments as one.
+    fn union(
+        &self,
+        state: &dyn Session,
+        files: &[&SealedFile],
+        hot: Vec<HotPart>,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut inputs = Vec::with_capacity(2);
+        if !files.is_empty() {
+            inputs.push(self.files(state, files, projection)?);
+        }
+        if !hot.is_empty() {
+            inputs.push(self.hot(state, hot, projection)?);
+        }
+        if inputs.is_empty() {
+            let schema = datafusion::common::project_schema(self.table.schema(), projection)?;
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        UnionExec::try_new(inputs)
+    }
+
+    /// The newest revisions above 0 of the times that a query asks for.
+    async fn newest(&self, state: &dyn Session, cut: &Cut, filters: &[Expr]) -> Result<revisions::Newest> {
+        let of_time: Vec<Expr> =
+            filters.iter().filter(|f| f.column_refs().iter().all(|c| c.name == "ts")).cloned().collect();
+        let wanted = wanted(state, &self.table, &of_time, &Spans::of(&cut.files, &cut.hot))?;
+        let (of_files, of_hot) = wanted.split_at(cut.files.len());
+        let mut newest = revisions::Newest::new();
+        for (file, _) in cut.files.iter().zip(of_files).filter(|(file, w)| **w && !revisions::is_first(file)) {
+            let known = match self.revisions.of(file) {
+                Some(known) => known,
+                None => {
+                    let columns = ["ts", REVISION].map(|name| self.table.schema().index_of(name));
+                    let columns: Vec<usize> = columns.into_iter().collect::<Result<_, _>>()?;
+                    let plan = self.files(state, &[file], Some(&columns))?;
+                    let mut of_file = revisions::Newest::new();
+                    for batch in collect(plan, state.task_ctx()).await? {
+                        revisions::add(&mut of_file, &batch)?;
+                    }
+                    let of_file = Arc::new(of_file);
+                    self.revisions.note(file, &of_file, &cut.files);
+                    of_file
+                }
+            };
+            revisions::merge(&mut newest, &known);
+        }
+        for (part, _) in cut.hot.iter().zip(of_hot).filter(|(_, w)| **w) {
+            let rows = self.reader.read(&self.table, part).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+            revisions::add(&mut newest, &rows)?;
+        }
+        Ok(newest)
     }
 
     fn hot(
@@ -157,18 +215,28 @@ impl TableProvider for CutTable {
         let (of_files, of_hot) = wanted.split_at(cut.files.len());
         let files: Vec<&SealedFile> = cut.files.iter().zip(of_files).filter(|(_, w)| **w).map(|(f, _)| f).collect();
         let hot: Vec<HotPart> = cut.hot.iter().zip(of_hot).filter(|(_, w)| **w).map(|(h, _)| h.clone()).collect();
-        let mut inputs = Vec::with_capacity(2);
-        if !files.is_empty() {
-            inputs.push(self.files(state, &files, projection)?);
+        if !self.table.revised {
+            return self.union(state, &files, hot, projection);
         }
-        if !hot.is_empty() {
-            inputs.push(self.hot(state, hot, projection)?);
+        let newest = self.newest(state, &cut, filters).await?;
+        if newest.is_empty() {
+            return self.union(state, &files, hot, projection);
         }
-        if inputs.is_empty() {
-            let schema = datafusion::common::project_schema(self.table.schema(), projection)?;
-            return Ok(Arc::new(EmptyExec::new(schema)));
+        // Time and revision are read for the filter, after all that is asked for.
+        let schema = self.table.schema();
+        let asked: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let mut read = asked.clone();
+        for name in ["ts", REVISION] {
+            let index = schema.index_of(name)?;
+            if !read.contains(&index) {
+                read.push(index);
+            }
         }
-        UnionExec::try_new(inputs)
+        let plan = self.union(state, &files, hot, Some(&read))?;
+        let of_plan = DFSchema::try_from(plan.schema())?;
+        let filter = state.create_physical_expr(revisions::is_newest(newest), &of_plan)?;
+        let filter = FilterExecBuilder::new(filter, plan).apply_projection(Some((0..asked.len()).collect()))?;
+        Ok(Arc::new(filter.build()?))
     }
 }
 

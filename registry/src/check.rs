@@ -4,7 +4,7 @@
 //! by itself is put together with what the registry says, and then:
 //!
 //! - no entry is given twice;
-//! - a node that is named is there while the entry that names it stands, and is not revoked under it;
+//! - a node that is named is known, and while the entry that names it stands, it is not revoked;
 //! - no node is, by way of its parents, its own parent, at any time.
 //!
 //! Rows that say what is said already are left out: an import of the same once more is no import.
@@ -78,7 +78,9 @@ struct Given {
 /// Every mistake in every row. The registry is then of no more use.
 pub fn check(kinds: &Kinds, registry: &mut Registry, sheets: &[Sheet], import: &Import) -> Result<Plan, Mistakes> {
     let mut mistakes = Mistakes::default();
-    let given = read(kinds, sheets, &mut mistakes);
+    let mut given = read(kinds, sheets, &mut mistakes);
+    // What is to be so from now on is held against what the other rows say of now.
+    given.sort_by_key(|row| row.valid_from.is_none());
     let mut plan = Plan { new: vec![Vec::new(); kinds.all().len()], unchanged: vec![0; kinds.all().len()] };
     let mut places: Vec<(usize, String, Vec<String>, i64)> = Vec::new();
     let mut seen: HashMap<(usize, Vec<String>, i64), String> = HashMap::with_capacity(given.len());
@@ -109,19 +111,11 @@ pub fn check(kinds: &Kinds, registry: &mut Registry, sheets: &[Sheet], import: &
             plan.unchanged[row.kind] += 1;
             continue;
         }
+        let known =
+            Known { ts: import.ts, import: import.name.clone(), revoked: row.revoked, values: row.values.clone() };
+        registry.put(row.kind, row.key.clone(), at, known);
         places.push((row.kind, row.place, row.key.clone(), at));
         plan.new[row.kind].push(Entry { key: row.key, valid_from: at, revoked: row.revoked, values: row.values });
-    }
-    for (kind, entries) in plan.new.iter().enumerate() {
-        for entry in entries {
-            let known = Known {
-                ts: import.ts,
-                import: import.name.clone(),
-                revoked: entry.revoked,
-                values: entry.values.clone(),
-            };
-            registry.put(kind, entry.key.clone(), entry.valid_from, known);
-        }
     }
     if let Some(nodes) = kinds.position("node") {
         together(&Together { kinds, registry, nodes, import }, &places, &mut mistakes);
@@ -290,25 +284,22 @@ impl Together<'_> {
 
     /// Why an entry that stands for `span` may not name that node.
     fn may_not_name(&self, code: &str, span: Span, lasting: bool) -> Option<String> {
-        let Some(history) = self.node(code).filter(|history| history.values().any(|known| !known.revoked)) else {
+        let Some(history) = self.node(code) else {
             let codes = self.registry.of(self.nodes).iter().map(|(key, _)| key[0].as_str());
             let hint = nearest(code, codes).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Some(format!("node `{code}` is neither in the files nor in the registry{hint}"));
         };
-        if !lasting {
-            return None;
-        }
-        let (from, to) = span;
-        let within = |at: i64| at >= from && to.is_none_or(|to| at < to);
-        // A node may be registered later than what it holds, but it may not end before.
-        if let Some((ended, _)) = history.iter().find(|(at, known)| known.revoked && within(**at)) {
-            return Some(format!("node `{code}` ends at {}, and this entry does not", show_time(*ended)));
-        }
-        let overlaps = history.iter().any(|(at, known)| {
-            !known.revoked && to.is_none_or(|to| *at < to) && end_of(history, *at).is_none_or(|end| end > from)
-        });
-        (!overlaps).then(|| format!("node `{code}` does not stand at any time at which this entry does"))
+        // A node may be registered later than what belongs to it, but it may not end before.
+        let mut ended = history.iter().filter(|(_, known)| known.revoked).map(|(at, _)| *at);
+        let ended = ended.find(|at| lasting && overlap((*at, end_of(history, *at)), span))?;
+        Some(format!("node `{code}` ends at {}, and this entry does not", show_time(ended)))
     }
+}
+
+/// Whether there is a time at which both stand.
+fn overlap(one: Span, other: Span) -> bool {
+    let before = |end: Option<i64>, from: i64| end.is_some_and(|end| end <= from);
+    !before(one.1, other.0) && !before(other.1, one.0)
 }
 
 fn together(all: &Together<'_>, new: &[(usize, String, Vec<String>, i64)], mistakes: &mut Mistakes) {
@@ -382,7 +373,8 @@ fn still_named(all: &Together<'_>, revoked: &BTreeMap<&str, Vec<(i64, &str)>>, m
                 let end = end_of(history, *from);
                 for (_, code) in all.named(at, key, &known.values) {
                     for (time, place) in revoked.get(code).into_iter().flatten() {
-                        if from <= time && end.is_none_or(|end| *time < end) {
+                        let until = all.node(code).and_then(|history| end_of(history, *time));
+                        if overlap((*time, until), (*from, end)) {
                             found.entry((place, *time, code)).or_default().push(title(kind, key));
                         }
                     }
@@ -401,5 +393,145 @@ fn still_named(all: &Together<'_>, revoked: &BTreeMap<&str, Vec<(i64, &str)>>, m
                 first.join(", ")
             ),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodescope_model::catalogue::Catalogue;
+
+    use super::*;
+    use crate::parse::parse;
+
+    const NOW: i64 = 1_780_000_000_000_000;
+
+    fn examine(files: &[(&str, &str)]) -> (Registry, Result<Plan, Vec<String>>) {
+        let kinds = Kinds::new(&Catalogue::built_in());
+        let mut registry = Registry::empty(&kinds);
+        let plan = add(&kinds, &mut registry, files, NOW);
+        (registry, plan)
+    }
+
+    fn add(kinds: &Kinds, registry: &mut Registry, files: &[(&str, &str)], now: i64) -> Result<Plan, Vec<String>> {
+        let mut mistakes = Mistakes::default();
+        let sheets: Vec<Sheet> =
+            files.iter().flat_map(|(file, text)| parse(kinds, file, text.as_bytes(), None, &mut mistakes)).collect();
+        assert_eq!(mistakes, Mistakes::default());
+        let import = Import { name: now.to_string(), ts: now, from: now, must_stand: false };
+        check(kinds, registry, &sheets, &import).map_err(|m| m.0.iter().map(ToString::to_string).collect())
+    }
+
+    fn mistakes(files: &[(&str, &str)]) -> Vec<String> {
+        examine(files).1.unwrap_err()
+    }
+
+    #[test]
+    fn every_mistake_of_every_file_is_told_with_its_place() {
+        let found = mistakes(&[
+            ("node.csv", "node,knd,parent,kind\n1,,2,site\n3,,,planet\n,,,site\n1,,,site\n"),
+            ("resource.json", r#"[{"node": "1", "resource": "r", "class": "super", "device": 8, "devices": "8"}]"#),
+            (
+                "maintenance.csv",
+                "node,maintenance,starts,ends,device,valid_to\n1,T,2026-01-02T00:00:00Z,2026-01-01T00:00:00Z,d,\n",
+            ),
+        ]);
+        for wanted in [
+            "node.csv, line 1: knd: is no field of node; did you mean `kind`?",
+            "node.csv, line 3: kind: `planet` is none of national, regional, industry, site",
+            "node.csv, line 4: node: is missing",
+            "node.csv, line 5: node 1 from 2026-05-28T20:26:40Z is given twice, first at node.csv, line 2",
+            "node.csv, line 2: parent: node `2` is neither in the files nor in the registry",
+            "resource.json, resource 1: device: is no field of resource; did you mean `devices`?",
+            "resource.json, resource 1: devices: \"8\" is not a whole number, without quotes",
+            "resource.json, resource 1: precision: is missing",
+            "resource.json, resource 1: sparsity: is missing",
+            "resource.json, resource 1: basis: is missing",
+            "maintenance.csv, line 1: valid_to: is not given",
+            "maintenance.csv, line 2: ends: is not later than starts",
+            "maintenance.csv, line 2: device: needs the host it is in",
+        ] {
+            assert!(found.iter().any(|mistake| mistake.starts_with(wanted)), "{wanted}\n{found:#?}");
+        }
+        assert_eq!(found.len(), 13, "{found:#?}");
+    }
+
+    #[test]
+    fn a_node_is_never_above_itself() {
+        assert!(mistakes(&[("node.csv", "node,kind,parent\n1,site,1\n")])[0].contains("1 → 1"));
+        let found = mistakes(&[("node.csv", "node,kind,parent\n1,site,2\n2,site,3\n3,site,2\n")]);
+        assert!(found.iter().any(|mistake| mistake.contains("2 → 3 → 2")), "{found:?}");
+        // Each is right for its time: together they close the ring only from February on.
+        let kinds = Kinds::new(&Catalogue::built_in());
+        let mut registry = Registry::empty(&kinds);
+        let first = "node,kind,parent,valid_from\n1,site,,2026-01-01T00:00:00Z\n2,site,1,2026-02-01T00:00:00Z\n";
+        add(&kinds, &mut registry, &[("node.csv", first)], NOW).unwrap();
+        let ring = "node,kind,parent,valid_from\n1,site,2,2026-01-15T00:00:00Z\n";
+        let found = add(&kinds, &mut registry, &[("node.csv", ring)], NOW + 1).unwrap_err();
+        assert!(found[0].contains("at 2026-02-01T00:00:00Z the node is above itself: 1 → 2 → 1"), "{found:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_named_cannot_end() {
+        let kinds = Kinds::new(&Catalogue::built_in());
+        let mut registry = Registry::empty(&kinds);
+        let files =
+            [("node.csv", "node,kind\n1,site\n2,site\n"), ("registration.csv", "node,host,status\n1,h,in_service\n")];
+        add(&kinds, &mut registry, &files, NOW).unwrap();
+        let end = [("node.csv", "node,revoked\n1,true\n2,true\n")];
+        let found = add(&kinds, &mut registry.clone(), &end, NOW + 1).unwrap_err();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("node.csv, line 2: node `1` cannot end") && found[0].contains("registration 1 h ''"));
+        // Both at once is right.
+        let both = [end[0], ("registration.csv", "node,host,revoked\n1,h,true\n")];
+        assert_eq!(add(&kinds, &mut registry, &both, NOW + 1).unwrap().rows(), 3);
+        // And nothing may come to stand on it afterwards, not even looking back.
+        let late = "node,host,status,valid_from\n1,g,in_service,2026-01-01T00:00:00Z\n";
+        let found = add(&kinds, &mut registry, &[("registration.csv", late)], NOW + 2).unwrap_err();
+        assert!(found[0].contains("node `1` ends at"), "{found:?}");
+    }
+
+    #[test]
+    fn a_revocation_says_nothing_else() {
+        let found = mistakes(&[("node.csv", "node,kind,revoked\n1,site,true\n")]);
+        assert!(found.len() == 1 && found[0].contains("kind: must be empty"), "{found:?}");
+    }
+
+    #[test]
+    fn what_does_not_say_from_when_begins_where_it_makes_sense() {
+        let (_, plan) = examine(&[
+            ("node.csv", "node,kind\n1,site\n"),
+            (
+                "maintenance.csv",
+                "node,maintenance,starts,ends\n1,past,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z\n1,later,2027-01-01T00:00:00Z,2027-01-02T00:00:00Z\n",
+            ),
+            (
+                "billed.csv",
+                "node,identifier,period_starts,period_ends,accelerator_hours\n1,i,2026-01-01T00:00:00Z,2026-02-01T00:00:00Z,5\n1,i,2026-02-01T00:00:00Z,2026-03-01T00:00:00Z,5\n",
+            ),
+        ]);
+        let times =
+            plan.unwrap().new.into_iter().flatten().map(|entry| show_time(entry.valid_from)).collect::<Vec<_>>();
+        let now = show_time(NOW);
+        let wanted = [&now, "2026-01-01T00:00:00Z", &now, "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"];
+        assert_eq!(times, wanted);
+    }
+
+    #[test]
+    fn what_is_said_already_is_not_said_again() {
+        let kinds = Kinds::new(&Catalogue::built_in());
+        let mut registry = Registry::empty(&kinds);
+        let mut counts = |text: &str, now: i64| {
+            let plan = add(&kinds, &mut registry, &[("node.csv", text)], NOW + now).unwrap();
+            (plan.rows(), plan.unchanged[0])
+        };
+        assert_eq!(counts("node,kind,name\n1,site,a\n2,site,\n", 0), (2, 0));
+        assert_eq!(counts("node,kind,name\n1,site,b\n2,site,\n", 1), (1, 1));
+        // Back to what it was is a change too.
+        assert_eq!(counts("node,kind,name\n1,site,a\n", 2), (1, 0));
+        assert_eq!(counts("node,revoked\n2,true\n3,true\n", 3), (1, 1));
+        assert_eq!(counts("node,revoked\n2,true\n", 4), (0, 1));
+        // From now on as before, beside a row that changes the past: that would otherwise change now too.
+        let text = "node,kind,name,valid_from\n1,site,a,\n1,site,c,2026-06-01T00:00:00Z\n";
+        assert_eq!(counts(text, 600_000_000_000), (2, 0));
     }
 }

@@ -4,16 +4,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Appends more metrics in Prometheus text form, each family complete.
 pub type MoreMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
@@ -93,6 +99,18 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
+/// Connections at one time. A scraper has one.
+const MOST_CONNECTIONS: usize = 64;
+
+/// A request's head has come within this time.
+const HEAD_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+
+/// A connection lasts no longer, however slowly answers are read.
+const MOST_TIME: Duration = Duration::from_secs(300);
+
+/// At the end, time for answers that are under way.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// A bound port that does not answer yet.
 #[derive(Debug)]
 pub struct HttpServer {
@@ -130,12 +148,53 @@ impl HttpServer {
         self.listener.local_addr().expect("a bound socket has an address")
     }
 
-    /// Answers until told to stop.
+    /// Answers until told to stop. A connection that does not say what it wants is closed, and there are only so many.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
-        let server = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the HTTP server stopped");
+        let (room, connections) = (Arc::new(Semaphore::new(MOST_CONNECTIONS)), TaskTracker::new());
+        loop {
+            // Without room, others wait in the system's queue.
+            let next = async { (room.clone().acquire_owned().await, self.listener.accept().await) };
+            let (place, accepted) = tokio::select! {
+                () = shutdown.cancelled() => break,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let answer = answer(stream, router.clone(), shutdown.clone());
+                    connections.spawn(async move {
+                        answer.await;
+                        drop(place);
+                    });
+                }
+                // Of the process there are too many open files, or the client has gone already.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
         }
+        connections.close();
+        let _ = tokio::time::timeout(FAREWELL, connections.wait()).await;
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // How one connection ends concerns its client alone.
+    let ended = tokio::select! {
+        _ = connection.as_mut() => true,
+        () = shutdown.cancelled() => false,
+        () = tokio::time::sleep(MOST_TIME) => false,
+    };
+    if !ended {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(FAREWELL, connection).await;
     }
 }
 
@@ -164,5 +223,25 @@ mod tests {
         assert_eq!(health.waiting().len(), 1);
         health.ready("kafka");
         assert!(health.waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_shown_the_door_and_keeps_nobody_out() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let server = HttpServer::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let (address, shutdown) = (server.local_addr(), CancellationToken::new());
+        let serving = tokio::spawn(server.serve(Health::default().router(), shutdown.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        asking.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        shutdown.cancel();
+        serving.await.unwrap();
     }
 }

@@ -223,7 +223,7 @@ impl Settings {
 }
 
 /// Sections that there are. A variable of another name is not ours to judge.
-const SECTIONS: &[&str] = &["node", "log", "kafka", "agent", "store", "collector", "query"];
+const SECTIONS: &[&str] = &["node", "log", "kafka", "agent", "store", "collector", "query", "schedule"];
 
 /// `NODESCOPE_KAFKA_BROKERS` → `kafka.brokers`.
 fn key_of_variable(name: &str) -> Option<String> {

@@ -109,7 +109,7 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
         load.core = exact((load.busy * shape.core).clamp(0.0, 0.985));
         load.tensor = exact(load.core * shape.tensor);
         load.dram = exact((shape.dram * scale * vary).clamp(0.0, 0.95));
-        load.memory = exact((shape.memory * (1.0 + 0.02 * (unit(key) - 0.5))).clamp(0.02, 0.975));
+        load.memory = exact((shape.memory * (1.0 + 0.02 * (unit(key) - 0.5))).clamp(0.0, 0.975));
         load.traffic = exact(shape.traffic * scale);
         let power = (shape.power * scale * vary).clamp(0.0, 1.0);
         load.watts = exact(load.watts + (limit - load.watts).max(0.0) * power);

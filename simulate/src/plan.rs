@@ -52,6 +52,19 @@ const WORKER: Shape = Shape {
     idle: false,
 };
 
+/// Somebody holds a device and leaves it alone.
+const HOARDED: Shape = Shape {
+    busy: 0.0,
+    core: 0.0,
+    tensor: 0.0,
+    dram: 0.0,
+    memory: 0.007_812_5,
+    power: 0.0,
+    traffic: 0.0,
+    step: 1.0,
+    idle: true,
+};
+
 /// Plans attacks and near misses.
 pub fn plan(world: &World, lives: &[HostLife], schedule: &Schedule, options: &PlanOptions) -> Attacks {
     let mut planner = Planner {
@@ -497,7 +510,7 @@ impl Planner<'_> {
         if from + HOUR <= self.options.to
             && let Some(host) = self.host(from, from + HOUR, |_, _| true)
         {
-            self.trick(host, from, from + HOUR, Trick::Upload(160_000_000.0));
+            self.trick(host, from, from + HOUR, Trick::Upload(400_000_000.0));
             self.label("d14_exfiltration", host, None, from, from + HOUR);
         }
     }

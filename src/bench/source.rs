@@ -83,7 +83,7 @@ pub(super) fn main(args: &SourceArgs) -> Result<(), String> {
         let ts_micros =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
         let stamp = Stamp { ts_micros: i64::try_from(ts_micros).unwrap_or(i64::MAX), node: "test", host: "source" };
-        if !publisher.offer_blocking(&table, rows.finish(&stamp)) {
+        if !publisher.offer_blocking(&table, &rows.finish(&stamp)) {
             break;
         }
         records += 1;

@@ -66,6 +66,18 @@ impl HotPart {
     }
 }
 
+/// How far somebody has seen, by partition: the next offset not seen.
+pub type Positions = BTreeMap<PartitionId, u64>;
+
+/// What has come since somebody last looked.
+#[derive(Debug, Default)]
+pub struct News {
+    /// New segments, those of a partition in order.
+    pub segments: Vec<Arc<Footer>>,
+    /// Partitions of which segments have come and gone unseen: sealed since, and deleted.
+    pub missed: Vec<PartitionId>,
+}
+
 /// Makes cuts of one store. Shared by all queries of a server.
 #[derive(Debug)]
 pub struct Reader {
@@ -143,6 +155,37 @@ impl Reader {
             }
         }
         Ok(Cut { table: table.clone(), files, hot })
+    }
+
+    /// Follows a partition that has no segments, from the offset at which its next begins: so that one is seen at once,
+    /// and not when partitions are listed the next time. A partition that is followed already is left as it is.
+    pub async fn expect(&self, partition: &PartitionId, next: u64) {
+        let mut state = self.state.lock().await;
+        let nothing = || Followed { segments: VecDeque::new(), next };
+        state.partitions.entry(partition.clone()).or_insert_with(nothing);
+    }
+
+    /// The segments that came after `positions`, which move on past them. Every cut taken after this holds their rows.
+    /// Empty positions are those of somebody who has never looked, and has missed nothing.
+    ///
+    /// # Errors
+    /// When the store fails or something in it is damaged. The positions are then as they were.
+    pub async fn news(&self, positions: &mut Positions) -> Result<News, StoreError> {
+        let mut state = self.state.lock().await;
+        let state = &mut *state;
+        self.follow(&mut state.partitions, &mut state.partitions_listed, &mut state.followed).await?;
+        let first_look = positions.is_empty();
+        let mut news = News::default();
+        for (partition, followed) in &state.partitions {
+            let oldest = followed.segments.front().map_or(followed.next, |s| s.first);
+            let seen = positions.entry(partition.clone()).or_insert(if first_look { oldest } else { 0 });
+            if oldest > *seen {
+                news.missed.push(partition.clone());
+            }
+            news.segments.extend(followed.segments.iter().filter(|s| s.first >= *seen).cloned());
+            *seen = followed.next.max(*seen);
+        }
+        Ok(news)
     }
 
     /// Learns of new segments.
@@ -382,6 +425,34 @@ mod tests {
         }
         assert_eq!(seconds(&reader).await, [0, 1, 2, 3, 4, 5]);
         assert_eq!(seconds(&Reader::new(store.clone(), 0)).await, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn whoever_looks_again_and_again_learns_of_each_segment_once() {
+        let store = memory_store();
+        let mut segments = vec![put(&store, 3, 5).await];
+        let mut positions = Positions::new();
+        let look = async |reader: &Reader, positions: &mut Positions| {
+            tokio::time::sleep(SHARED).await;
+            let news = reader.news(positions).await.unwrap();
+            (news.segments.iter().map(|s| s.first).collect::<Vec<_>>(), news.missed.len())
+        };
+        let reader = self::reader(&store);
+        assert_eq!(look(&reader, &mut positions).await, (vec![3], 0), "who never looked has missed nothing");
+        assert_eq!(look(&reader, &mut positions).await, (vec![], 0));
+        for next in [7, 9] {
+            segments.push(put(&store, next - 2, next).await);
+        }
+        assert_eq!(look(&reader, &mut positions).await, (vec![5, 7], 0));
+        // Another process goes on from there, and finds that a segment has gone which it never saw.
+        segments.push(put(&store, 9, 10).await);
+        put(&store, 10, 11).await;
+        for segment in &segments {
+            store.objects().delete(&segment.path()).await.unwrap();
+        }
+        let reader = self::reader(&store);
+        assert_eq!(look(&reader, &mut positions).await, (vec![10], 1));
+        assert_eq!(look(&reader, &mut positions).await, (vec![], 0));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use arrow_schema::{DataType, Schema};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
-use nodescope_model::catalogue::{ColumnType, Table};
+use nodescope_model::catalogue::{ColumnType, REVISION, Table};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -48,10 +48,10 @@ pub struct EncodedFile {
 pub struct FileStatistics {
     /// Rows.
     pub num_records: u64,
-    /// Smallest value of each column of the sort order.
+    /// Smallest value of each column of the sort order, and of the revision.
     #[serde(default)]
     pub min_values: Map<String, Value>,
-    /// Largest value of each column of the sort order.
+    /// Largest value of each column of the sort order, and of the revision.
     #[serde(default)]
     pub max_values: Map<String, Value>,
     /// NULLs by column.
@@ -156,7 +156,8 @@ fn properties(table: &Table, schema: &Schema) -> WriterProperties {
 
 fn statistics(table: &Table, batch: &RecordBatch) -> FileStatistics {
     let mut facts = FileStatistics { num_records: batch.num_rows() as u64, ..FileStatistics::default() };
-    for name in table.sort_columns() {
+    let revision = table.revised.then_some(REVISION);
+    for name in table.sort_columns().into_iter().chain(revision) {
         let Some(column) = batch.column_by_name(name) else { continue };
         if let Some((min, max)) = range(column) {
             facts.min_values.insert(name.to_owned(), min);

@@ -6,8 +6,8 @@
 //! GET    /v1/allocations       those held, as a list
 //! ```
 //!
-//! One thread answers one request after another, each within [`PATIENCE`], and closes: a prolog sends one a job, and
-//! what is bounded by its making needs no counting. Whoever may log in to the host may connect, so a token can be
+//! A few threads answer one request after another, each within [`PATIENCE`], and close: a prolog sends one a job, and
+//! what is bounded by its making needs no counting. Several, so that one who connects and says nothing holds up nobody. Whoever may log in to the host may connect, so a token can be
 //! asked for, which a prolog run by root reads from a file that only root may read. Pages that a browser on the host
 //! shows can send requests too; they carry `Origin`, and are refused.
 //!
@@ -31,6 +31,12 @@ use crate::ticker::now_us;
 
 /// A request takes no longer than this, from the first byte to the last of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Requests that are read and answered at one time.
+const THREADS: usize = 4;
+
+/// What a thread needs to read a request and write an answer.
+const STACK: usize = 256 * 1024;
 
 /// So long a sender may take to notice that it is refused.
 const LINGER: Duration = Duration::from_millis(200);
@@ -155,8 +161,12 @@ impl Endpoint {
         let mut server = Server { options, board: board.clone(), is_unsaved: false };
         // What a reboot has ended is ended once.
         server.save();
-        let stopped = stop.clone();
-        std::thread::Builder::new().name("allocations".to_owned()).spawn(move || server.run(&listener, &stopped))?;
+        let server = Arc::new(Mutex::new(server));
+        for _ in 0..THREADS {
+            let (server, listener, stop) = (server.clone(), listener.try_clone()?, stop.clone());
+            let thread = std::thread::Builder::new().name("allocations".to_owned()).stack_size(STACK);
+            thread.spawn(move || run(&server, &listener, &stop))?;
+        }
         Ok(Self { board, address, stop })
     }
 
@@ -169,8 +179,10 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // It waits for a connection; this is one.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(100));
+        // They wait for connections; these are some.
+        for _ in 0..THREADS {
+            let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(100));
+        }
     }
 }
 
@@ -216,46 +228,47 @@ struct Server {
 /// An answer: status and body.
 type Answer = (u16, String);
 
+/// Answers until told to stop.
+fn run(server: &Mutex<Server>, listener: &TcpListener, stop: &AtomicBool) {
+    loop {
+        let connection = listener.accept();
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        match connection {
+            // One that goes away in the middle is its own loss.
+            Ok((stream, _)) => drop(serve(server, stream)),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn serve(server: &Mutex<Server>, mut stream: TcpStream) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let (status, body) = match read_request(&mut stream, until) {
+        Ok(request) => server.lock().answer(&request),
+        Err(Refusal::Answer(status, why)) => (status, said(why)),
+        Err(Refusal::Gone) => return Ok(()),
+    };
+    write_until(&mut stream, response(status, &body).as_bytes(), until)?;
+    if status >= 400 {
+        // Closing on bytes that nobody read resets the connection, and the answer with it.
+        stream.shutdown(Shutdown::Write)?;
+        // However slowly they come: others wait.
+        let until = Instant::now() + LINGER;
+        let (mut piece, mut most) = ([0; 4096], MAX_BYTES);
+        while most > 0 && Instant::now() < until {
+            stream.set_read_timeout(Some(left(until)))?;
+            match stream.read(&mut piece)? {
+                0 => break,
+                more => most = most.saturating_sub(more),
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Server {
-    fn run(mut self, listener: &TcpListener, stop: &AtomicBool) {
-        loop {
-            let connection = listener.accept();
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            match connection {
-                // One that goes away in the middle is its own loss.
-                Ok((stream, _)) => drop(self.serve(stream)),
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            }
-        }
-    }
-
-    fn serve(&mut self, mut stream: TcpStream) -> io::Result<()> {
-        let until = Instant::now() + PATIENCE;
-        let (status, body) = match read_request(&mut stream, until) {
-            Ok(request) => self.answer(&request),
-            Err(Refusal::Answer(status, why)) => (status, said(why)),
-            Err(Refusal::Gone) => return Ok(()),
-        };
-        write_until(&mut stream, response(status, &body).as_bytes(), until)?;
-        if status >= 400 {
-            // Closing on bytes that nobody read resets the connection, and the answer with it.
-            stream.shutdown(Shutdown::Write)?;
-            // However slowly they come: others wait.
-            let until = Instant::now() + LINGER;
-            let (mut piece, mut most) = ([0; 4096], MAX_BYTES);
-            while most > 0 && Instant::now() < until {
-                stream.set_read_timeout(Some(left(until)))?;
-                match stream.read(&mut piece)? {
-                    0 => break,
-                    more => most = most.saturating_sub(more),
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn answer(&mut self, request: &Request) -> Answer {
         if request.is_of_browser {
             return (403, said("not for pages"));
@@ -600,6 +613,17 @@ mod tests {
         assert!(ask(&endpoint, "GET /v1/allocations HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         dribbling.join().unwrap();
+    }
+
+    #[test]
+    fn whoever_says_nothing_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint::start(options(directory.path())).unwrap();
+        let silent: Vec<_> = (1..THREADS).map(|_| TcpStream::connect(endpoint.address).unwrap()).collect();
+        let began = Instant::now();
+        assert!(ask(&endpoint, "GET /v1/allocations HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        drop(silent);
     }
 
     #[test]

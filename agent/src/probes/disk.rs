@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nodescope_model::rows::{Row, Rows};
 
-use super::in_seconds;
+use super::{MAX_ROWS, in_seconds, tell_omitted};
 use crate::host_root::{FileReader, HostRoot, read_bool, read_bytes, read_text, read_u64};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 
@@ -52,8 +52,13 @@ impl Probe for DiskProbe {
         if tick.is_due(DESCRIBE_EVERY) {
             self.devices.clear();
         }
+        let mut omitted = 0;
         for Line { major, minor, name, numbers } in self.diskstats.read()?.lines().filter_map(parse_line) {
             if is_unused(name, &numbers) {
+                continue;
+            }
+            if self.devices.len() >= MAX_KNOWN && !self.devices.contains_key(name) {
+                omitted += 1;
                 continue;
             }
             // Looked up first: a name that is known costs no allocation.
@@ -61,16 +66,22 @@ impl Probe for DiskProbe {
                 self.devices.insert(name.to_owned(), Device::find(&self.root, name));
             }
             let Some(device) = self.devices.get(name) else { continue };
-            if device.whole {
+            if device.whole && rows.len() >= MAX_ROWS {
+                omitted += 1;
+            } else if device.whole {
                 let mut row = rows.begin();
                 row.text("device", name).int("major", i64::from(major)).int("minor", i64::from(minor));
                 device.fill(&mut row);
                 fill_numbers(&mut row, &numbers);
             }
         }
+        tell_omitted(rows, "device", omitted);
         Ok(())
     }
 }
+
+/// Devices that are looked up at the most: disks and their partitions.
+const MAX_KNOWN: usize = 16 * MAX_ROWS;
 
 /// What a device is.
 struct Device {

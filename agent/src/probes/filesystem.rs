@@ -16,6 +16,7 @@ use std::fs;
 
 use nodescope_model::rows::Rows;
 
+use super::{MAX_ROWS, tell_omitted};
 use crate::host_root::HostRoot;
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 use ask::Asker;
@@ -88,6 +89,10 @@ impl Probe for FilesystemProbe {
     fn sample(&mut self, _tick: &Tick, rows: &mut Rows) -> Result<(), ProbeError> {
         let mut mounts = parse_mountinfo(&self.mountinfo()?);
         mounts.retain(|mountpoint, mount| is_shown(mountpoint, &mount.fstype));
+        let omitted = mounts.len().saturating_sub(MAX_ROWS);
+        if let Some(first) = mounts.keys().nth(MAX_ROWS).cloned() {
+            mounts.split_off(&first);
+        }
         let root = &self.root;
         let mut answers = self.asker.ask(mounts.keys().map(|m| (m.clone(), root.path(m.as_str()))));
         for (mountpoint, mount) in &mounts {
@@ -111,6 +116,7 @@ impl Probe for FilesystemProbe {
                 None => {}
             }
         }
+        tell_omitted(rows, "mountpoint", omitted);
         Ok(())
     }
 }

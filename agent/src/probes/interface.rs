@@ -26,6 +26,7 @@ use nodescope_model::rows::{Row, Rows};
 
 use self::message::{Link, parse_line, parse_link};
 use self::nic::Cards;
+use super::{MAX_ROWS, tell_omitted};
 use crate::host_root::{FileReader, HostRoot, link_name, read_bool, read_text, read_u64};
 use crate::netlink::{Netlink, NetlinkError, NetlinkProtocol};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
@@ -128,6 +129,8 @@ impl Probe for InterfaceProbe {
             self.links.clear();
             self.read_files()?;
         }
+        let omitted = self.links.len().saturating_sub(MAX_ROWS);
+        self.links.truncate(MAX_ROWS);
         let is_described = tick.is_due(DESCRIBE_EVERY);
         // Those that went; rarely looked for.
         if self.interfaces.len() > self.links.len() || is_described {
@@ -150,6 +153,7 @@ impl Probe for InterfaceProbe {
             fill(&mut row, link);
             found.fill(&mut row);
         }
+        tell_omitted(rows, "interface", omitted);
         Ok(())
     }
 

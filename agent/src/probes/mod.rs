@@ -29,6 +29,8 @@ pub mod service;
 pub mod stat;
 pub mod system;
 
+use nodescope_model::rows::Rows;
+
 use crate::probe::{Probe, ProbeOptions};
 
 /// All probes there are, in the order their tables are documented.
@@ -62,6 +64,17 @@ pub fn all(options: &ProbeOptions) -> Vec<Box<dyn Probe>> {
         Box::new(config_change::ConfigChangeProbe::new(&options.root, options.config_change.clone())),
         Box::new(crate::scrape::ScrapeProbe::new(&options.root, options.scrape.clone())),
     ]
+}
+
+/// Rows of a table of things that a host can have any number of: a machine with a thousand containers has as many
+/// interfaces and mounts. Those that come first in the kernel's own order are the hardware's.
+const MAX_ROWS: usize = 1024;
+
+/// Says in a row of its own how many things were left out, if any were.
+fn tell_omitted(rows: &mut Rows, entity: &str, omitted: usize) {
+    if omitted > 0 {
+        rows.begin().text(entity, "omitted").count("omitted", omitted as u64);
+    }
 }
 
 /// A kernel count of some fraction of a second, in seconds.
@@ -176,5 +189,51 @@ pub(crate) mod testing {
     /// Text that no kernel would write, and text that one nearly would.
     pub(crate) fn garbage() -> impl Strategy<Value = String> {
         prop_oneof![any::<String>(), "[a-zA-Z0-9:=()/ \n\t.-]{0,400}"]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::fs;
+
+    use super::testing::{fixture_options, ints, sample_once, texts};
+    use super::{MAX_ROWS, disk, filesystem, interface};
+    use crate::host_root::HostRoot;
+    use crate::probe::{Probe, ProbeOptions};
+
+    #[test]
+    fn a_host_with_thousands_of_things_is_told_about_as_many_as_fit_and_how_many_do_not() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut mounts, mut disks, mut interfaces) = (String::new(), String::new(), "head\nhead\n".to_owned());
+        for at in 0..MAX_ROWS + 7 {
+            writeln!(mounts, "{at} 0 8:1 / /data/{at:05} rw - ext4 /dev/disk{at} rw").unwrap();
+            writeln!(disks, "8 {at} disk{at:05} 1 2 3 4 5 6 7 8 9 10 11").unwrap();
+            writeln!(interfaces, "eth{at}: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16").unwrap();
+        }
+        for (file, text) in [
+            ("proc/1/mountinfo", &mounts),
+            ("proc/self/mountinfo", &mounts),
+            ("proc/diskstats", &disks),
+            ("proc/1/net/dev", &interfaces),
+            ("proc/net/dev", &interfaces),
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let options = ProbeOptions { root: HostRoot::new(root.path()), ..fixture_options() };
+        let probes: [(Box<dyn Probe>, &str); 3] = [
+            (Box::new(filesystem::FilesystemProbe::new(&options)), "mountpoint"),
+            (Box::new(disk::DiskProbe::new(&options)), "device"),
+            (Box::new(interface::InterfaceProbe::new(&options)), "interface"),
+        ];
+        for (mut probe, entity) in probes {
+            let batch = sample_once(probe.as_mut());
+            assert_eq!(batch.num_rows(), MAX_ROWS + 1, "{entity}");
+            assert_eq!(texts(&batch, entity)[MAX_ROWS], Some("omitted"));
+            assert_eq!(ints(&batch, "omitted")[MAX_ROWS], Some(7), "{entity}");
+            assert_eq!(ints(&batch, "omitted")[0], None, "{entity}");
+        }
     }
 }

@@ -14,7 +14,7 @@
 //! it: the directory's descriptor stays open, the file is opened relative to it, and one buffer serves all. Nothing is
 //! allocated per process. A server of 200 CPUs runs 2,000 threads of the kernel, which do next to nothing: they are
 //! read once a minute, and in between are taken to be as they were. So 500 programs cost some 5 ms in 10 s, half a
-//! thousandth of one CPU. `smaps_rollup` walks the page table, some 5 ms a gigabyte: it is read once a minute, for
+//! thousandth of one CPU. `smaps_rollup` walks the page table, some 5 ms a gigabyte: it is read every five minutes, for
 //! processes of up to [`PSS_MAX_BYTES`], until [`PSS_TIME`] is spent. Before Linux 6.2 open files have to be listed to be
 //! counted, some 2 microseconds each, and a proxy has 100,000: see [`FEW_FILES`].
 //!
@@ -43,8 +43,11 @@ use crate::host_root::HostRoot;
 use crate::probe::{Probe, ProbeError, ProbeOptions, Tick};
 use crate::probes::in_seconds;
 
-/// How often threads of the kernel are read, and shares of memory.
+/// How often threads of the kernel are read.
 const SELDOM: Duration = Duration::from_secs(60);
+
+/// How often shares of memory are: the kernel walks all pages of a process for one.
+const SHARES_EVERY: Duration = Duration::from_secs(300);
 
 /// The largest process whose proportional share of memory is read.
 const PSS_MAX_BYTES: u64 = 2 << 30;
@@ -52,7 +55,7 @@ const PSS_MAX_BYTES: u64 = 2 << 30;
 /// By so much, in microseconds, the time of the kernel's start changes while the clock is only steered.
 const CLOCK_WAVERS: u64 = 5_000_000;
 
-/// The time that reading shares may take, once a minute.
+/// The time that reading shares may take, each time.
 const PSS_TIME: Duration = Duration::from_millis(30);
 
 /// What that thread needs.
@@ -381,7 +384,7 @@ impl Probe for ProcessProbe {
                 listed.entry(at).or_insert("accelerator");
             }
         }
-        let shares = if is_seldom { self.pss(&listed) } else { BTreeMap::new() };
+        let shares = if tick.is_due(SHARES_EVERY) { self.pss(&listed) } else { BTreeMap::new() };
         for (at, top_by) in &listed {
             let process = &self.now[*at];
             let pss = shares.get(&process.pid).copied();

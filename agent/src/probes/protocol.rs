@@ -414,13 +414,7 @@ impl Tcp {
         let netlink = self.netlink.as_mut()?;
         let wants_all = known.sockets <= ALL_SOCKETS;
         let mut states = TcpStates { receive_bytes: Some(0), send_bytes: Some(0), ..TcpStates::default() };
-        for family in [AF_INET, AF_INET6] {
-            let answered =
-                netlink.dump(SOCK_DIAG_BY_FAMILY, &tcp_request(family, wants_all), |_, body| states.add(body));
-            if answered.is_err() {
-                return None;
-            }
-        }
+        netlink.dump(TCPDIAG_GETSOCK, &tcp_request(wants_all), |_, body| states.add(body)).ok()?;
         self.has_refused = false;
         if !wants_all {
             states.complete(known);
@@ -429,23 +423,19 @@ impl Tcp {
     }
 }
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
+/// The older of the two questions about TCP sockets: it is answered for IPv4 and IPv6 at once. The newer one is about one
+/// family, and the kernel walks its whole table of sockets, which is large on an idle machine too, for each.
+const TCPDIAG_GETSOCK: u16 = 18;
 
-/// `struct inet_diag_req_v2`: family, protocol, extensions, padding, a bit for each state, and a socket's address, which
-/// is zero for all of them.
-fn tcp_request(family: u8, wants_all: bool) -> [u8; 56] {
-    let mut request = [0; 56];
+/// `struct inet_diag_req`: family and lengths of addresses, which are not looked at, extensions, a socket's address, which
+/// is zero for all of them, a bit for each state, and one field more.
+fn tcp_request(wants_all: bool) -> [u8; 60] {
+    let mut request = [0; 60];
     let mut states: u32 = (1 << (TCP_STATES.len() + 1)) - 2;
     if !wants_all {
         states &= !(1 << ESTABLISHED | 1 << TIME_WAIT);
     }
-    let [a, b, c, d] = states.to_ne_bytes();
-    for (byte, value) in request.iter_mut().zip([family, IPPROTO_TCP, 0, 0, a, b, c, d]) {
-        *byte = value;
-    }
+    request[52..56].copy_from_slice(&states.to_ne_bytes());
     request
 }
 
@@ -587,8 +577,8 @@ mod tests {
         states.complete(&Known { sockets: 90_000, open_or_half_closed: Some(50_001), time_wait: Some(30_000) });
         assert_eq!((states.sockets[1], states.sockets[6], states.sockets[8]), (50_000, 30_000, 1));
         assert_eq!((states.receive_bytes, states.send_bytes), (None, None));
-        assert_eq!(tcp_request(AF_INET, true)[4..8], 0xffe_u32.to_ne_bytes());
-        assert_eq!(tcp_request(AF_INET6, false)[4..8], (0xffe_u32 - 2 - 64).to_ne_bytes());
+        assert_eq!(tcp_request(true)[52..56], 0xffe_u32.to_ne_bytes());
+        assert_eq!(tcp_request(false)[52..56], (0xffe_u32 - 2 - 64).to_ne_bytes());
     }
 
     #[test]

@@ -196,6 +196,22 @@ impl Fake {
         &self.root
     }
 
+    /// Sends a signal to the worker of this fake.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        let root = self.root.to_str().unwrap();
+        let is_ours = |pid: &str| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"accelerator-worker")
+                && String::from_utf8_lossy(&line).contains(root)
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids: Vec<_> =
+            processes.filter_map(|entry| entry.file_name().into_string().ok()).filter(|pid| is_ours(pid)).collect();
+        assert_eq!(pids.len(), 1, "workers");
+        assert!(Command::new("kill").args(["-s", signal, &pids[0]]).status().unwrap().success());
+    }
+
     /// Changes what the library does from its next call on: see `fake.h` for the words.
     pub fn set_mode(&self, mode: &str) {
         // In one step: the library reads at any time.
@@ -340,6 +356,8 @@ pub mod contract {
     pub struct Contract<'a> {
         /// Its file below `tests/fakes`.
         pub source: &'a str,
+        /// Defines of every library that is built of it.
+        pub defines: &'a [&'a str],
         pub vendor: VendorId,
         /// The mode in which all is well: `normal`, or what else the fake needs said.
         pub normal: &'a str,
@@ -363,6 +381,7 @@ pub mod contract {
     pub fn all(of: &Contract<'_>) {
         normal(of);
         hang(of);
+        freeze(of);
         crash(of);
         missing(of);
         sentinel(of);
@@ -373,7 +392,7 @@ pub mod contract {
     }
 
     fn begin(of: &Contract<'_>, defines: &[&str]) -> Fake {
-        let mut fake = Fake::build(of.source, of.vendor, defines);
+        let mut fake = Fake::build(of.source, of.vendor, &[of.defines, defines].concat());
         fake.set_mode(of.normal);
         fake.until("the first rows", |fake| fake.cards().len() == of.cards.len());
         fake
@@ -414,6 +433,21 @@ pub mod contract {
         fake.until("an end of the stall", |fake| fake.count("resumed") == 1);
         fake.until("rows again", |fake| fake.cards() == of.cards && fake.result.is_ok());
         assert_eq!(fake.count("crashed") + fake.count("started"), 0, "{:#?}", fake.events);
+    }
+
+    /// A worker that the system has stopped is one that hangs, and goes on when it is let go on.
+    pub fn freeze(of: &Contract<'_>) {
+        let mut fake = begin(of, &[]);
+        fake.signal("STOP");
+        fake.until("a stall", |fake| fake.count("stalled") == 1);
+        assert!(fake.took < DEADLINE * 2, "the tick took {:?}", fake.took);
+        fake.tick();
+        assert!(fake.took < DEADLINE / 2, "a frozen worker was waited for: {:?}", fake.took);
+        assert!(fake.devices().is_empty());
+        fake.signal("CONT");
+        fake.until("an end of the stall", |fake| fake.count("resumed") == 1);
+        fake.until("rows again", |fake| fake.cards() == of.cards && fake.result.is_ok());
+        assert_eq!(fake.count("crashed") + fake.count("started") + fake.count("lost"), 0, "{:#?}", fake.events);
     }
 
     /// A library that crashes is said to, and another worker reads on.

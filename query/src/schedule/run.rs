@@ -48,16 +48,18 @@ impl Run {
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Ended {
+    /// `done`, `failed`, or `begun` where nothing ran.
+    pub(crate) state: &'static str,
     /// Why it failed; `None` when it did not.
     pub(crate) error: Option<String>,
-    /// Rows found.
-    pub(crate) rows: u64,
+    /// Rows found; `None` when there is nothing to count.
+    pub(crate) rows: Option<u64>,
     /// When, microseconds since 1970.
     pub(crate) ended_us: i64,
 }
 
 /// The row of `schedule_run` that is committed with what a run brought.
-pub(crate) fn row(table: &Arc<Table>, node: &str, run: &Run, ended: &Ended, positions: &str) -> RecordBatch {
+pub(crate) fn row(table: &Arc<Table>, node: &str, run: &Run, ended: &Ended, positions: Option<&str>) -> RecordBatch {
     #[allow(clippy::cast_precision_loss, reason = "seconds")]
     let seconds = |us: i64| us as f64 / 1e6;
     let mut rows = Rows::new(table);
@@ -68,7 +70,7 @@ pub(crate) fn row(table: &Arc<Table>, node: &str, run: &Run, ended: &Ended, posi
         .timestamp("window_starts", run.window.starts_us)
         .timestamp("window_ends", run.window.ends_us)
         .text("sink", run.rule.sink.as_ref().map(SinkName::to_string).as_deref())
-        .text("state", if ended.error.is_some() { "failed" } else { "done" })
+        .text("state", ended.state)
         .text("error", ended.error.as_deref())
         .count("rows", ended.rows)
         .float("duration_seconds", seconds(ended.ended_us - run.began_us).max(0.0))

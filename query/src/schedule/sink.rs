@@ -14,6 +14,8 @@ use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::conform::{ConformError, conform};
 
 use super::run::Run;
+use crate::alerts::Outlets;
+use crate::alerts::sink::{AlertSink, ReportSink};
 use crate::definition::{Definition, SinkName};
 use crate::engine::Engine;
 
@@ -73,6 +75,8 @@ pub struct Sinks {
     pub catalogue: Arc<Catalogue>,
     /// Identification code of this node, for rows that are about no other.
     pub node: String,
+    /// Who is told outside.
+    pub outlets: Outlets,
 }
 
 impl Sinks {
@@ -80,11 +84,11 @@ impl Sinks {
     ///
     /// # Errors
     /// When there is no such outlet, or its state cannot be read back.
-    pub async fn open(&self, rule: &Arc<Definition>, _engine: &Arc<Engine>) -> Result<Box<dyn Sink>, SinkError> {
+    pub async fn open(&self, rule: &Arc<Definition>, engine: &Arc<Engine>) -> Result<Box<dyn Sink>, SinkError> {
         match &rule.sink {
             Some(SinkName::Table(name)) => Ok(Box::new(TableSink::new(&self.catalogue, name)?)),
-            Some(other) => Err(SinkError::NoOutlet(other.clone())),
-            None => Err(SinkError::Other(format!("{} is a view and has no sink", rule.name), None)),
+            Some(SinkName::Alert) => Ok(Box::new(AlertSink::open(rule, engine, &self.node, &self.outlets).await?)),
+            _ => Ok(Box::new(ReportSink::open(rule, engine, &self.outlets).await?)),
         }
     }
 }

@@ -70,6 +70,11 @@ impl Grid {
         now_us.saturating_sub(self.due_us(self.after(ended_us))).max(0)
     }
 
+    /// Whether two times of one bin of the grid may be in different windows.
+    pub fn splits_bins(&self) -> bool {
+        self.window_us % self.every_us != 0
+    }
+
     /// Ends of the windows that hold a time, the oldest first: several where windows overlap, none where they leave
     /// gaps.
     pub fn ends_around(&self, us: i64) -> impl Iterator<Item = i64> + use<> {

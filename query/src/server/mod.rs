@@ -26,13 +26,23 @@ pub enum QueryServerError {
     Postgres(#[from] PostgresServerError),
 }
 
+/// Makes an engine over the store.
+///
+/// # Errors
+/// When a setting cannot be kept.
+pub fn engine(settings: &QuerySettings, store: Store, health: &Health) -> Result<Arc<Engine>, QueryServerError> {
+    let reader = Reader::new(store, settings.hot_cache_bytes);
+    let engine =
+        Engine::new(reader, settings.limits.clone(), settings.spill.clone()).map_err(QueryServerError::Engine)?;
+    health.register(|registry| engine.metrics().register(registry.sub_registry_with_prefix("nodescope")));
+    Ok(Arc::new(engine))
+}
+
 /// Makes an engine over the store, and opens its doors.
 ///
 /// # Errors
 /// When a setting cannot be kept or an address is taken.
 pub async fn open(settings: QuerySettings, store: Store, health: &Health) -> Result<PostgresServer, QueryServerError> {
-    let reader = Reader::new(store, settings.hot_cache_bytes);
-    let engine = Engine::new(reader, settings.limits, settings.spill).map_err(QueryServerError::Engine)?;
-    health.register(|registry| engine.metrics().register(registry.sub_registry_with_prefix("nodescope")));
-    Ok(PostgresServer::bind(Arc::new(engine), settings.postgres).await?)
+    let engine = engine(&settings, store, health)?;
+    Ok(PostgresServer::bind(engine, settings.postgres).await?)
 }

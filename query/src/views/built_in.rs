@@ -13,6 +13,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "accelerator_failures",
     "accelerator_now",
     "accelerator_risk",
+    "alert_now",
     "allocation_now",
     "allocation_span",
     "approved",

@@ -73,7 +73,7 @@ impl Latest {
     fn compact(&mut self) -> Result<()> {
         let rows = self.rows(&self.places)?;
         let nulls = self.batches.swap_remove(0);
-        self.bytes = rows.iter().map(|column| column.get_array_memory_size()).sum();
+        self.bytes = rows.iter().map(Array::get_array_memory_size).sum();
         self.batches = vec![nulls, rows];
         for (row, place) in self.places.iter_mut().enumerate() {
             if place.batch > 0 {

@@ -285,7 +285,7 @@ fn row_by_row(
     values: &[ArrayRef],
     filter: Option<&BooleanArray>,
 ) -> Result<Vec<ArrayRef>> {
-    let rows = values.first().map_or(0, |column| column.len());
+    let rows = values.first().map_or(0, Array::len);
     let groups: Vec<usize> = (0..rows).collect();
     fresh.update_batch(values, &groups, filter, rows)?;
     fresh.state(EmitTo::All)
