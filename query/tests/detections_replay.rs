@@ -1,6 +1,7 @@
 //! Detections on a labelled replay: a simulated fleet with attacks, and the same fleet on a benign day.
 //!
 //! The seeds here are not those that the rules were tuned on (`rules/scores.toml` says which those were).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by it")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,8 @@ async fn replay(seed: u64, attacks: bool) -> (Engine, Vec<Label>) {
     .await
     .unwrap();
     let store = Store::new(Arc::new(object_store::memory::InMemory::new()), Arc::new(Catalogue::built_in()), "memory:");
-    let options = HistoryOptions { raw: RAW + 70 * world::MINUTE, minutes: RAW + 2 * HOUR, ..HistoryOptions::until(NOW) };
+    let options =
+        HistoryOptions { raw: RAW + 70 * world::MINUTE, minutes: RAW + 2 * HOUR, ..HistoryOptions::until(NOW) };
     history::write(&fleet, &store, &options, |_| {}).await.unwrap();
     let limits = Limits { statement_timeout: Duration::from_secs(120), ..Limits::default() };
     let engine = Engine::new(Reader::new(store, 1 << 28), limits, Spill { folder: None, bytes: 1 << 32 }).unwrap();
@@ -54,8 +56,7 @@ async fn wrong_of(seed: u64, attacks: bool) -> (usize, Vec<String>) {
     let (engine, labels) = replay(seed, attacks).await;
     let (mut attacked, mut bad) = (0, Vec::new());
     for rule in detections() {
-        let incidents =
-            score::replay(&engine, &rule, (NOW - RAW) * 1_000_000, NOW * 1_000_000).await.unwrap();
+        let incidents = score::replay(&engine, &rule, (NOW - RAW) * 1_000_000, NOW * 1_000_000).await.unwrap();
         let score = score::score(&rule, &incidents, &labels);
         attacked += score.labels;
         if score.recall().is_some_and(|r| r < GOOD) || score.precision().is_some_and(|p| p < GOOD) {
