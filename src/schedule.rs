@@ -67,8 +67,11 @@ pub(crate) async fn run(
     let outlets = alerts.outlets(&settings.rules).map_err(RunError::Kafka)?;
     let outlets = Outlets::open(outlets, &settings.rules, &engine, &settings.node, telling, &shutdown).await?;
     let catalogue = Arc::clone(engine.reader().store().catalogue());
-    let sinks = Sinks { catalogue, node: settings.node.clone(), outlets };
-    Ok(schedule::serve(settings, engine, sinks, metrics, shutdown).await?)
+    let sinks = Sinks { catalogue, node: settings.node.clone(), outlets: outlets.clone() };
+    let served = schedule::serve(settings, engine, sinks, metrics, shutdown.clone()).await;
+    shutdown.cancel();
+    outlets.close().await;
+    Ok(served?)
 }
 
 /// Plans all rules over an empty store with these tables: what is wrong with them is known before anything starts.

@@ -35,8 +35,8 @@ pub struct Window {
     pub to: SystemTime,
     /// Width of a bucket, which Grafana takes from the range, the screen's width and the panel.
     pub interval: Duration,
-    /// Value of each variable.
-    pub variables: BTreeMap<String, String>,
+    /// Values of each variable: several where several may be chosen.
+    pub variables: BTreeMap<String, Vec<String>>,
 }
 
 impl Window {
@@ -91,10 +91,10 @@ impl Window {
         Ok(out)
     }
 
-    fn variable(&self, name: &str) -> Option<String> {
+    fn variable(&self, name: &str) -> Option<Vec<String>> {
         match name {
-            "__interval" => Some(interval_text(self.interval)),
-            "__interval_ms" => Some(self.interval.as_millis().to_string()),
+            "__interval" => Some(vec![interval_text(self.interval)]),
+            "__interval_ms" => Some(vec![self.interval.as_millis().to_string()]),
             _ => self.variables.get(name).cloned(),
         }
     }
@@ -144,11 +144,12 @@ fn word(text: &str) -> &str {
     &text[..end]
 }
 
-fn formatted(value: &str, format: &str) -> Result<String, MacroError> {
+fn formatted(values: &[String], format: &str) -> Result<String, MacroError> {
+    let doubled = values.iter().map(|value| value.replace('\'', "''"));
     match format {
-        "" => Ok(value.replace('\'', "''")),
-        "sqlstring" => Ok(format!("'{}'", value.replace('\'', "''"))),
-        "raw" => Ok(value.to_owned()),
+        "sqlstring" => Ok(doubled.map(|value| format!("'{value}'")).collect::<Vec<_>>().join(",")),
+        "" => Ok(doubled.collect::<Vec<_>>().join(",")),
+        "raw" => Ok(values.join(",")),
         _ => Err(MacroError::Format(format.to_owned())),
     }
 }
@@ -220,7 +221,9 @@ mod tests {
             from: UNIX_EPOCH + Duration::from_millis(1_709_207_999_250),
             to: UNIX_EPOCH + Duration::from_secs(1_709_208_300),
             interval: Duration::from_secs(60),
-            variables: [("host", "o'hare"), ("node", "n")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            variables: [("host", vec!["o'hare"]), ("node", vec!["n"]), ("several", vec!["a", "b'c"])]
+                .map(|(n, v)| (n.to_owned(), v.into_iter().map(str::to_owned).collect()))
+                .into(),
         }
     }
 
@@ -252,6 +255,7 @@ mod tests {
             ("host = '$host'", "host = 'o''hare'"),
             ("host = ${host:sqlstring}", "host = 'o''hare'"),
             ("${host:raw}", "o'hare"),
+            ("node IN (${several:sqlstring})", "node IN ('a','b''c')"),
             ("'${node}'", "'n'"),
             ("$unknown ${unknown} $ $1 100$", "$unknown ${unknown} $ $1 100$"),
         ] {

@@ -1,28 +1,44 @@
-//! Writes `dashboards/grafana/*.json` from the sources; with `--check`, only says whether it would change anything.
+//! Writes `dashboards/grafana/*/*.json` from the sources; with `--check`, only says whether it would change anything.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people says what it did")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nodescope_dashboards::{Language, all, grafana_json};
+
 fn main() -> ExitCode {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/host.json");
-    let fresh = nodescope_dashboards::grafana_json(&nodescope_dashboards::host());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => match std::fs::write(&path, fresh) {
-            Ok(()) => {
-                println!("wrote {}", path.display());
-                ExitCode::SUCCESS
+    let step = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => write,
+        ["--check"] => check,
+        _ => return failed("usage: nodescope-dashboards [--check]"),
+    };
+    for dashboard in all() {
+        for language in Language::ALL {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana").join(language.code());
+            if let Err(why) = step(folder.join(format!("{}.json", dashboard.name)), &grafana_json(&dashboard, language))
+            {
+                return failed(&why);
             }
-            Err(error) => failed(&format!("cannot write {}: {error}", path.display())),
-        },
-        ["--check"] => match std::fs::read_to_string(&path) {
-            Ok(kept) if kept == fresh => ExitCode::SUCCESS,
-            Ok(_) => failed(&format!("{} is stale: cargo run -p nodescope-dashboards", path.display())),
-            Err(error) => failed(&format!("cannot read {}: {error}", path.display())),
-        },
-        _ => failed("usage: nodescope-dashboards [--check]"),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn write(path: PathBuf, text: &str) -> Result<(), String> {
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+fn check(path: PathBuf, text: &str) -> Result<(), String> {
+    match std::fs::read_to_string(&path) {
+        Ok(kept) if kept == text => Ok(()),
+        Ok(_) => Err(format!("{} is stale: cargo run -p nodescope-dashboards", path.display())),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     }
 }
 

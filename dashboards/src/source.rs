@@ -2,15 +2,23 @@
 //!
 //! ```toml
 //! [[row]]
-//! title = "CPU"
+//! title = { en = "CPU", zh = "处理器" }
 //!
 //! [[row.panel]]
-//! title = "CPU used"
-//! description = "What it shows. What is normal. What to do when it is not."
-//! draw = "lines"                  # lines, stat, table
+//! title = { en = "CPU used", zh = "处理器使用率" }
+//! description = { en = "What it shows. What is normal. What to do when it is not.", zh = "…" }
+//! draw = "lines"                  # lines, stat, table, bars, timeline
 //! unit = "percentunit"            # Grafana's name of it
 //! min_interval_seconds = 5        # no narrower bucket: a rate needs two samples
 //! sql = """SELECT … FROM cpu WHERE @here …"""
+//! ```
+//!
+//! Every text that people read is there in both languages; the SQL is the same. Columns of a table get names with
+//! `[row.panel.names]`, and lead to another dashboard with `[row.panel.links]`:
+//!
+//! ```toml
+//! names = { host = { en = "Host", zh = "主机" } }
+//! links = { host = { to = "host", pass = { node = "node", host = "host" } } }   # variable there = column here
 //! ```
 //!
 //! `@name` in SQL stands for the text of that name under `[shorthand]`: the same condition in thirty queries is
@@ -21,16 +29,58 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+/// A text in both languages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// English.
+    pub en: String,
+    /// Chinese, as it is written in China.
+    pub zh: String,
+}
+
+/// What a reader reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// English.
+    English,
+    /// Chinese.
+    Chinese,
+}
+
+impl Language {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::English, Self::Chinese];
+
+    /// Name of its folder below `grafana/`, and the tag of its dashboards.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::English => "en",
+            Self::Chinese => "zh",
+        }
+    }
+}
+
+impl Text {
+    /// In that language.
+    pub fn of(&self, language: Language) -> &str {
+        match language {
+            Language::English => &self.en,
+            Language::Chinese => &self.zh,
+        }
+    }
+}
+
 /// One dashboard.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dashboard {
-    /// Its address in Grafana.
-    pub uid: String,
-    /// Its name.
-    pub title: String,
+    /// Its name in files, links and addresses.
+    pub name: String,
+    /// Its name for people.
+    pub title: Text,
     /// What it is for.
-    pub description: String,
+    pub description: Text,
     /// Words it is found by.
     pub tags: Vec<String>,
     /// How often Grafana asks again, as Grafana writes it.
@@ -48,16 +98,19 @@ pub struct Dashboard {
     pub rows: Vec<Row>,
 }
 
-/// A choice at the top of a dashboard: one value out of what a query answers.
+/// A choice at the top of a dashboard: one value, or several, out of what a query answers.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variable {
     /// `$name` in SQL.
     pub name: String,
     /// What the user sees.
-    pub label: String,
+    pub label: Text,
     /// What the choice means.
-    pub description: String,
+    pub description: Text,
+    /// Whether several may be chosen, and all of them are to begin with. SQL then says `IN (${name:sqlstring})`.
+    #[serde(default)]
+    pub several: bool,
     /// The query, of one column.
     pub sql: String,
 }
@@ -67,7 +120,7 @@ pub struct Variable {
 #[serde(deny_unknown_fields)]
 pub struct Row {
     /// The heading.
-    pub title: String,
+    pub title: Text,
     /// The panels, from the left, wrapped at the screen's width.
     #[serde(rename = "panel")]
     pub panels: Vec<Panel>,
@@ -78,9 +131,9 @@ pub struct Row {
 #[serde(deny_unknown_fields)]
 pub struct Panel {
     /// Its heading.
-    pub title: String,
+    pub title: Text,
     /// What it shows, what is normal, what to do when it is not.
-    pub description: String,
+    pub description: Text,
     /// How it is drawn.
     pub draw: Draw,
     /// Grafana's name of the unit. Tables give units by column instead.
@@ -89,6 +142,12 @@ pub struct Panel {
     /// Units of single columns, by their names in the answer.
     #[serde(default)]
     pub units: BTreeMap<String, String>,
+    /// What columns of the answer are called.
+    #[serde(default)]
+    pub names: BTreeMap<String, Text>,
+    /// Where cells of a column lead.
+    #[serde(default)]
+    pub links: BTreeMap<String, Link>,
     /// Width, of the screen's 24.
     #[serde(default = "half")]
     pub width: u32,
@@ -125,6 +184,20 @@ pub enum Draw {
     Stat,
     /// Rows and columns.
     Table,
+    /// A bar for each row: the first column of text names it, the columns of numbers are its length.
+    Bars,
+    /// A band for each series, coloured by its value: what many did over a time, at one look.
+    Timeline,
+}
+
+/// Where a cell leads: to a dashboard of ours, with some of its row's values chosen there.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Name of the dashboard.
+    pub to: String,
+    /// Variable there, and the column here whose value it gets.
+    pub pass: BTreeMap<String, String>,
 }
 
 /// What Grafana does with the answer.
@@ -160,8 +233,8 @@ impl Panel {
     /// What Grafana does with the answer.
     pub fn format(&self) -> Format {
         match self.draw {
-            Draw::Lines | Draw::Stat => Format::TimeSeries,
-            Draw::Table => Format::Table,
+            Draw::Lines | Draw::Stat | Draw::Timeline => Format::TimeSeries,
+            Draw::Table | Draw::Bars => Format::Table,
         }
     }
 
@@ -172,19 +245,58 @@ impl Panel {
 }
 
 impl Dashboard {
-    /// Reads a source, and replaces shorthand.
+    /// Reads a source, replaces shorthand, and calls columns as `words` do.
     ///
     /// # Errors
     /// When the text is not TOML of this form. Where in it, is part of the error.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+    pub fn parse(text: &str, words: &Words) -> Result<Self, toml::de::Error> {
         let mut dashboard: Self = toml::from_str(text)?;
         for panel in dashboard.rows.iter_mut().flat_map(|row| &mut row.panels) {
             panel.sql = written_out(&panel.sql, &dashboard.shorthand);
+            if panel.format() == Format::Table {
+                words.name(panel);
+            }
         }
         for variable in &mut dashboard.variables {
             variable.sql = written_out(&variable.sql, &dashboard.shorthand);
         }
         Ok(dashboard)
+    }
+}
+
+/// What columns are called in tables of all dashboards, and their units: `sources/words.toml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Words(BTreeMap<String, Word>);
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Word {
+    en: String,
+    zh: String,
+    #[serde(default)]
+    unit: String,
+}
+
+impl Words {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When the text is not TOML of this form.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Names the columns that a panel's query mentions, where the panel does not do so itself.
+    fn name(&self, panel: &mut Panel) {
+        for mentioned in panel.sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let Some(word) = self.0.get(mentioned) else { continue };
+            let text = Text { en: word.en.clone(), zh: word.zh.clone() };
+            panel.names.entry(mentioned.to_owned()).or_insert(text);
+            if !word.unit.is_empty() {
+                panel.units.entry(mentioned.to_owned()).or_insert_with(|| word.unit.clone());
+            }
+        }
     }
 }
 
@@ -212,9 +324,9 @@ mod tests {
     use super::*;
 
     const SOURCE: &str = r#"
-        uid = "x"
-        title = "X"
-        description = "For tests."
+        name = "x"
+        title = { en = "X", zh = "某" }
+        description = { en = "For tests.", zh = "测试用。" }
         tags = []
         refresh = "10s"
         from = "now-5m"
@@ -222,10 +334,10 @@ mod tests {
         here = "host = ${host:sqlstring}"
         here_too = "1 = 1"
         [[row]]
-        title = "R"
+        title = { en = "R", zh = "行" }
         [[row.panel]]
-        title = "P"
-        description = "Of no use."
+        title = { en = "P", zh = "图" }
+        description = { en = "Of no use.", zh = "无用。" }
         draw = "lines"
         min_interval_seconds = 5
         sql = """
@@ -235,7 +347,7 @@ mod tests {
 
     #[test]
     fn shorthand_is_written_out() {
-        let dashboard = Dashboard::parse(SOURCE).unwrap();
+        let dashboard = Dashboard::parse(SOURCE, &Words::default()).unwrap();
         let panel = &dashboard.rows[0].panels[0];
         assert_eq!(panel.sql, "SELECT 1 WHERE host = ${host:sqlstring} AND 1 = 1");
         assert_eq!((panel.width, panel.height), (12, 8));
@@ -243,15 +355,32 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_tables_are_called_as_everywhere_else_if_not_said_otherwise() {
+        let words = r#"
+            host = { en = "Host", zh = "主机" }
+            age_seconds = { en = "Age", zh = "时长", unit = "s" }
+            rack = { en = "Rack", zh = "机架" }
+        "#;
+        let source = SOURCE
+            .replace("draw = \"lines\"", "draw = \"table\"\nnames = { host = { en = \"Server\", zh = \"服务器\" } }")
+            .replace("SELECT 1", "SELECT host, age_seconds");
+        let panel = &Dashboard::parse(&source, &Words::parse(words).unwrap()).unwrap().rows[0].panels[0];
+        assert_eq!(panel.names["host"].en, "Server");
+        assert_eq!(panel.names["age_seconds"].zh, "时长");
+        assert_eq!(panel.units["age_seconds"], "s");
+        assert!(!panel.names.contains_key("rack"));
+    }
+
+    #[test]
     fn a_panel_asks_for_no_narrower_bucket_than_makes_sense() {
-        let panel = &Dashboard::parse(SOURCE).unwrap().rows[0].panels[0];
+        let panel = &Dashboard::parse(SOURCE, &Words::default()).unwrap().rows[0].panels[0];
         assert_eq!(panel.interval(Duration::from_millis(200)), Duration::from_secs(5));
         assert_eq!(panel.interval(Duration::from_secs(60)), Duration::from_secs(60));
     }
 
     #[test]
     fn a_key_nobody_knows_is_a_mistake() {
-        assert!(Dashboard::parse(&SOURCE.replace("draw =", "colour = 1\ndraw =")).is_err());
-        assert!(Dashboard::parse(&SOURCE.replace("\"lines\"", "\"pie\"")).is_err());
+        assert!(Dashboard::parse(&SOURCE.replace("draw =", "colour = 1\ndraw ="), &Words::default()).is_err());
+        assert!(Dashboard::parse(&SOURCE.replace("\"lines\"", "\"pie\""), &Words::default()).is_err());
     }
 }

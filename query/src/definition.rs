@@ -580,7 +580,8 @@ fn type_named(word: &str) -> Option<DataType> {
     TYPES.iter().find(|known| known.as_str() == word).map(|known| known.data_type())
 }
 
-fn type_name(data_type: &DataType) -> &'static str {
+/// The word for a type in heads.
+pub(crate) fn type_name(data_type: &DataType) -> &'static str {
     TYPES.iter().find(|known| known.data_type() == *data_type).map_or("something else", |known| known.as_str())
 }
 

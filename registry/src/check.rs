@@ -4,7 +4,7 @@
 //! by itself is put together with what the registry says, and then:
 //!
 //! - no entry is given twice;
-//! - a node that is named is there while the entry that names it stands, and is not revoked under it;
+//! - a node that is named is known, and while the entry that names it stands, it is not revoked;
 //! - no node is, by way of its parents, its own parent, at any time.
 //!
 //! Rows that say what is said already are left out: an import of the same once more is no import.
@@ -284,25 +284,22 @@ impl Together<'_> {
 
     /// Why an entry that stands for `span` may not name that node.
     fn may_not_name(&self, code: &str, span: Span, lasting: bool) -> Option<String> {
-        let Some(history) = self.node(code).filter(|history| history.values().any(|known| !known.revoked)) else {
+        let Some(history) = self.node(code) else {
             let codes = self.registry.of(self.nodes).iter().map(|(key, _)| key[0].as_str());
             let hint = nearest(code, codes).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Some(format!("node `{code}` is neither in the files nor in the registry{hint}"));
         };
-        if !lasting {
-            return None;
-        }
-        let (from, to) = span;
-        let within = |at: i64| at >= from && to.is_none_or(|to| at < to);
-        // A node may be registered later than what it holds, but it may not end before.
-        if let Some((ended, _)) = history.iter().find(|(at, known)| known.revoked && within(**at)) {
-            return Some(format!("node `{code}` ends at {}, and this entry does not", show_time(*ended)));
-        }
-        let overlaps = history.iter().any(|(at, known)| {
-            !known.revoked && to.is_none_or(|to| *at < to) && end_of(history, *at).is_none_or(|end| end > from)
-        });
-        (!overlaps).then(|| format!("node `{code}` does not stand at any time at which this entry does"))
+        // A node may be registered later than what belongs to it, but it may not end before.
+        let mut ended = history.iter().filter(|(_, known)| known.revoked).map(|(at, _)| *at);
+        let ended = ended.find(|at| lasting && overlap((*at, end_of(history, *at)), span))?;
+        Some(format!("node `{code}` ends at {}, and this entry does not", show_time(ended)))
     }
+}
+
+/// Whether there is a time at which both stand.
+fn overlap(one: Span, other: Span) -> bool {
+    let before = |end: Option<i64>, from: i64| end.is_some_and(|end| end <= from);
+    !before(one.1, other.0) && !before(other.1, one.0)
 }
 
 fn together(all: &Together<'_>, new: &[(usize, String, Vec<String>, i64)], mistakes: &mut Mistakes) {
@@ -376,7 +373,8 @@ fn still_named(all: &Together<'_>, revoked: &BTreeMap<&str, Vec<(i64, &str)>>, m
                 let end = end_of(history, *from);
                 for (_, code) in all.named(at, key, &known.values) {
                     for (time, place) in revoked.get(code).into_iter().flatten() {
-                        if from <= time && end.is_none_or(|end| *time < end) {
+                        let until = all.node(code).and_then(|history| end_of(history, *time));
+                        if overlap((*time, until), (*from, end)) {
                             found.entry((place, *time, code)).or_default().push(title(kind, key));
                         }
                     }

@@ -1,7 +1,9 @@
 //! The registry as files that can be imported again.
 //!
 //! What stands at a moment is written with the `valid_from` it has; a history is written whole, revocations among it.
-//! Either way, importing the file into an empty registry makes one that says the same.
+//! Importing a history into an empty registry makes one that says the same at all times. What stands at a moment does
+//! too, for that moment, unless it names a node that did not stand then: such a file is refused where the node is
+//! unknown.
 
 use serde_json::{Map, Value as Json};
 

@@ -181,19 +181,12 @@ impl Model {
         })
     }
 
-    /// Whether some entry names a node that stands at none of its times.
+    /// Whether some entry names a node of which nothing was ever said.
     fn names_the_unknown(&self) -> bool {
-        let mut times = self.times();
-        times.push(i64::MAX);
+        let times = self.times();
         self.keys().into_iter().any(|(kind, key)| {
-            times.iter().any(|began| {
-                let Some(code) = self.named(kind, &key, *began) else { return false };
-                let begins = self.0.iter().any(|s| s.kind == kind && s.key == key && s.from == *began);
-                let next =
-                    self.0.iter().filter(|s| s.kind == kind && s.key == key && s.from > *began).map(|s| s.from).min();
-                let mut within = times.iter().filter(|t| **t >= *began && next.is_none_or(|next| **t < next));
-                begins && !within.any(|time| self.at("node", std::slice::from_ref(&code), *time).is_some())
-            })
+            let named = times.iter().filter_map(|time| self.named(kind, &key, *time));
+            named.into_iter().any(|code| !self.0.iter().any(|said| said.kind == "node" && said.key[0] == code))
         })
     }
 }
@@ -288,7 +281,8 @@ async fn run(imports: Vec<(Vec<Given>, bool)>) -> Result<(), TestCaseError> {
 /// What is exported says the same when it is imported elsewhere.
 async fn round_trip(store: &Store, kinds: &Kinds) -> Result<(), TestCaseError> {
     let registry = write::read(store, kinds).await.unwrap();
-    for what in [What::History, What::At(BEGIN + 3 * DAY), What::At(i64::MAX)] {
+    // Not what stood at a time in between: it may name a node that was registered only later.
+    for what in [What::History, What::At(i64::MAX)] {
         let json = export::json(kinds, &registry, None, what).unwrap();
         let mut texts = vec![sheets(kinds, "all.json", &json).unwrap()];
         let mut all = Vec::new();

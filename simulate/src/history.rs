@@ -308,6 +308,8 @@ fn raw(
 /// Where the parts of a rollup come from: the columns of its sheet, in order.
 enum Source {
     Label(usize),
+    /// A gauge that never moves.
+    Constant(usize, &'static str),
     State(usize),
     Folded(usize, &'static str),
 }
@@ -322,9 +324,12 @@ fn sources(table: &Table, series: &Series) -> (Vec<String>, Vec<Source>) {
     for (place, label) in series.layout.labels.iter().enumerate() {
         let Some(column) = table.column(label) else { continue };
         if column.is_folded() {
-            continue;
+            for part in ["min", "max", "mean", "last", "count"] {
+                add(format!("{label}_{part}"), Source::Constant(place, part));
+            }
+        } else {
+            add((*label).to_owned(), Source::Label(place));
         }
-        add((*label).to_owned(), Source::Label(place));
     }
     for (place, cell) in series.layout.cells.iter().enumerate() {
         let Some(column) = table.column(cell) else { continue };
@@ -395,6 +400,11 @@ fn push(sheet: &mut Sheet, sources: &[Source], series: &Series, window: &Window,
         let at = at + 3;
         match source {
             Source::Label(place) => sheet.push(at, series.labels[*place].datum()),
+            Source::Constant(place, part) => {
+                let value =
+                    if let Datum::Int(value) = series.labels[*place].datum() { Some(value as f64) } else { None };
+                sheet.push_number(at, if *part == "count" { Some(window.samples as f64) } else { value });
+            }
             Source::State(place) => sheet.push(at, window.last[*place]),
             Source::Folded(place, part) => {
                 let value = match (&window.columns[*place], *part) {

@@ -62,24 +62,16 @@ pub fn gateways(fleet: &Fleet) -> Vec<(usize, usize)> {
 pub fn ways(fleet: &Fleet, host: usize) -> Vec<Way> {
     let row = &fleet.world.hosts[host];
     let mut all = Vec::new();
+    // Three peers, so that as many see a host that is down: of its fabric and in other racks (four hosts stand in one),
+    // and where a fabric is too small, beyond it.
     let fabric = fleet.world.fabrics[row.fabric].hosts.clone();
-    let count = fabric.len();
-    // Four hosts stand in a rack: four and more further on is another one, where there is one.
-    for step in [4, 9, 14] {
-        let to = fabric.start + (host - fabric.start + step) % count.max(1);
-        if to != host && all.iter().all(|w: &Way| w.to != to) {
-            all.push(Way {
-                peer: fleet.world.hosts[to].name.clone(),
-                from: host,
-                to,
-                limit: 0.001,
-                between_nodes: false,
-            });
+    let (place, count, everybody) = (host - fabric.start, fabric.len(), fleet.world.hosts.len());
+    let near = [4, 9, 14, 1, 2, 3].map(|step| fabric.start + (place + step) % count.max(1));
+    let far = [1, 2, 3].map(|step| (host + count + step - 1) % everybody.max(1));
+    for to in near.into_iter().chain(far) {
+        if all.len() < 3 && to != host && all.iter().all(|w: &Way| w.to != to) {
+            all.push(way(fleet, host, to));
         }
-    }
-    if count > 1 && all.is_empty() {
-        let to = fabric.start + (host - fabric.start + 1) % count;
-        all.push(Way { peer: fleet.world.hosts[to].name.clone(), from: host, to, limit: 0.001, between_nodes: false });
     }
     let gateways = gateways(fleet);
     if gateways.iter().any(|(_, gateway)| *gateway == host) {
@@ -87,13 +79,24 @@ pub fn ways(fleet: &Fleet, host: usize) -> Vec<Way> {
             if node == row.node || all.iter().any(|w| w.to == to) {
                 continue;
             }
-            let same = fleet.world.nodes[node].region == fleet.world.nodes[row.node].region;
-            let limit = if same { 0.005 } else { 0.020 };
-            all.push(Way { peer: fleet.world.hosts[to].name.clone(), from: host, to, limit, between_nodes: true });
+            all.push(way(fleet, host, to));
         }
     }
     all.sort_by(|a, b| a.peer.cmp(&b.peer));
     all
+}
+
+fn way(fleet: &Fleet, from: usize, to: usize) -> Way {
+    let (a, b) = (&fleet.world.hosts[from], &fleet.world.hosts[to]);
+    let same = fleet.world.node_of(a).region == fleet.world.node_of(b).region;
+    let limit = if a.node == b.node {
+        0.001
+    } else if same {
+        0.005
+    } else {
+        0.020
+    };
+    Way { peer: b.name.clone(), from, to, limit, between_nodes: a.node != b.node }
 }
 
 /// Time there and back between two hosts at an hour, in seconds, and the share that is lost.

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
-use datafusion::arrow::array::Array;
 use datafusion::arrow::array::cast::AsArray;
+use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
+use nodescope_model::catalogue::Table;
 use nodescope_model::rows::{Rows, Stamp};
 use nodescope_service::errors::chain;
 use nodescope_store::StoreError;
@@ -31,7 +32,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::incident::{Incident, State};
@@ -49,6 +51,9 @@ const LONGEST_QUEUE: usize = 10_000;
 
 /// Pauses after a failure: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// The longest that the end of the process waits for outlets.
+const CLOSING: Duration = Duration::from_secs(15);
 
 /// What ended longer ago is not told any more, in microseconds.
 const OWED_FOR_US: i64 = 7 * 86_400_000_000;
@@ -210,7 +215,8 @@ pub struct Outlets(Option<Arc<Shared>>);
 struct Shared {
     lanes: Vec<Arc<Lane>>,
     known: Mutex<Known>,
-    notes: mpsc::Sender<Note>,
+    notes: mpsc::Sender<Entry>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     metrics: TellMetrics,
 }
 
@@ -234,12 +240,21 @@ struct Queue {
 /// What fires, as far as telling is concerned.
 #[derive(Debug, Default)]
 struct Known {
-    firing: BTreeMap<String, Arc<Incident>>,
+    /// By rule and name.
+    firing: BTreeMap<(String, String), Arc<Incident>>,
     /// Over, and by when.
     lately: VecDeque<Arc<Incident>>,
     /// Raised, and not told because of another.
-    waiting: BTreeSet<String>,
+    waiting: BTreeSet<(String, String)>,
     causes: BTreeMap<String, Vec<String>>,
+}
+
+/// What the task that writes notes is given.
+#[derive(Debug)]
+enum Entry {
+    Note(Note),
+    /// To be answered when all notes before it are written.
+    Flush(oneshot::Sender<()>),
 }
 
 /// Something that has been told.
@@ -254,13 +269,31 @@ struct Note {
 impl Known {
     /// Whether another incident is the cause of this one.
     fn is_inhibited(&self, incident: &Incident) -> bool {
-        let Some(causes) = self.causes.get(&incident.about.rule) else { return false };
-        self.firing.values().any(|other| {
-            let mut common =
-                incident.key.iter().filter_map(|(name, value)| Some((value, other.key.get(name)?))).peekable();
-            causes.contains(&other.about.rule) && common.peek().is_some() && common.all(|(ours, theirs)| ours == theirs)
+        let causes = self.causes.get(&incident.about.rule).into_iter().flatten();
+        causes.flat_map(|cause| self.of_rule(cause)).any(|other| {
+            let pairs = incident.key.iter().filter_map(|(name, value)| Some((value, other.key.get(name)?)));
+            let mut common = pairs.peekable();
+            common.peek().is_some() && common.all(|(ours, theirs)| ours == theirs)
         })
     }
+
+    fn of_rule<'a>(&'a self, rule: &'a str) -> impl Iterator<Item = &'a Arc<Incident>> {
+        let from = (rule.to_owned(), String::new());
+        self.firing.range(from..).take_while(move |((of, _), _)| of == rule).map(|(_, incident)| incident)
+    }
+
+    fn over(&mut self, incident: &Arc<Incident>) {
+        self.lately.push_back(Arc::clone(incident));
+        self.forget(now_us());
+    }
+
+    fn forget(&mut self, now_us: i64) {
+        self.lately.retain(|incident| incident.ended_us.is_some_and(|ended| now_us - ended < REMIND_OF_END_US));
+    }
+}
+
+fn name(incident: &Incident) -> (String, String) {
+    (incident.about.rule.clone(), incident.id.clone())
 }
 
 impl Outlets {
@@ -285,14 +318,32 @@ impl Outlets {
         let lanes: Vec<_> = outlets.into_iter().map(lane).collect();
         let causes = |rule: &Definition| Some((rule.name.clone(), rule.alert.as_ref()?.inhibited_by.clone()));
         let known = Known { causes: rules.iter().filter_map(causes).collect(), ..Known::default() };
-        let shared = Arc::new(Shared { lanes, known: Mutex::new(known), notes, metrics });
+        let tasks = Mutex::default();
+        let shared = Arc::new(Shared { lanes, known: Mutex::new(known), notes, tasks, metrics });
         shared.learn(engine).await?;
         for lane in &shared.lanes {
             shared.owed(lane, engine).await?;
-            tokio::spawn(run(Arc::clone(&shared), Arc::clone(lane), Arc::clone(engine), shutdown.clone()));
+            let run = run(Arc::clone(&shared), Arc::clone(lane), Arc::clone(engine), shutdown.clone());
+            shared.tasks.lock().push(tokio::spawn(run));
         }
         tokio::spawn(note(journal, Arc::clone(engine), node.to_owned(), noted, shared.metrics.clone()));
         Ok(Self(Some(shared)))
+    }
+
+    /// Waits until what is being told is told, and all notes are written; for so long and no longer. New messages are
+    /// no longer told, which `shutdown` has said before.
+    pub async fn close(&self) {
+        let Some(shared) = &self.0 else { return };
+        let tasks = std::mem::take(&mut *shared.tasks.lock());
+        let closing = async {
+            for task in tasks {
+                let _ = task.await;
+            }
+            shared.flush().await;
+        };
+        if tokio::time::timeout(CLOSING, closing).await.is_err() {
+            tracing::warn!("an outlet is still being told; it may be told twice");
+        }
     }
 
     /// Whether there is an outlet of that name.
@@ -337,19 +388,19 @@ impl Shared {
             match incident.state {
                 State::Pending | State::Withdrawn => return,
                 State::Firing => {
-                    let is_new = known.firing.insert(incident.id.clone(), Arc::clone(&incident)).is_none();
+                    let is_new = known.firing.insert(name(&incident), Arc::clone(&incident)).is_none();
                     if is_new && known.is_inhibited(&incident) {
-                        known.waiting.insert(incident.id.clone());
+                        known.waiting.insert(name(&incident));
                     } else if is_new {
                         news.push(Message::Incident(State::Firing, incident));
                     }
                 }
                 State::Resolved => {
-                    if known.firing.remove(&incident.id).is_none() {
+                    if known.firing.remove(&name(&incident)).is_none() {
                         // A correction of what is over and told.
                         return;
                     }
-                    if known.waiting.remove(&incident.id) {
+                    if known.waiting.remove(&name(&incident)) {
                         untold.push(incident.id.clone());
                     } else {
                         known.over(&incident);
@@ -401,8 +452,16 @@ impl Shared {
     }
 
     async fn noted(&self, note: Note) {
-        if self.notes.send(note).await.is_err() {
+        if self.notes.send(Entry::Note(note)).await.is_err() {
             self.metrics.unnoted.inc();
+        }
+    }
+
+    /// Waits until all notes are written.
+    async fn flush(&self) {
+        let (sent, written) = oneshot::channel();
+        if self.notes.send(Entry::Flush(sent)).await.is_ok() {
+            let _ = written.await;
         }
     }
 
@@ -413,7 +472,7 @@ impl Shared {
         for incident in incidents.into_iter().map(Arc::new) {
             match incident.state {
                 State::Firing => {
-                    known.firing.insert(incident.id.clone(), incident);
+                    known.firing.insert(name(&incident), incident);
                 }
                 State::Resolved => known.over(&incident),
                 State::Pending | State::Withdrawn => {}
@@ -441,7 +500,7 @@ impl Shared {
                 State::Firing => {
                     let mut known = self.known.lock();
                     if known.is_inhibited(&incident) {
-                        known.waiting.insert(incident.id.clone());
+                        known.waiting.insert(name(&incident));
                     } else {
                         drop(known);
                         self.push(lane, Message::Incident(State::Firing, incident));
@@ -463,19 +522,8 @@ impl Shared {
     fn reminders(&self) -> Vec<Arc<Incident>> {
         let mut known = self.known.lock();
         known.forget(now_us());
-        let firing = known.firing.values().filter(|incident| !known.waiting.contains(&incident.id));
+        let firing = known.firing.values().filter(|incident| !known.waiting.contains(&name(incident)));
         firing.chain(&known.lately).cloned().collect()
-    }
-}
-
-impl Known {
-    fn over(&mut self, incident: &Arc<Incident>) {
-        self.lately.push_back(Arc::clone(incident));
-        self.forget(now_us());
-    }
-
-    fn forget(&mut self, now_us: i64) {
-        self.lately.retain(|incident| incident.ended_us.is_some_and(|ended| now_us - ended < REMIND_OF_END_US));
     }
 }
 
@@ -509,8 +557,8 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
         let told = if batch.is_empty() {
             let overflowed = std::mem::take(&mut lane.queue.lock().overflowed);
             if overflowed {
-                // What did not fit is in the store. The rows of what was told just now may not be there yet; then it is
-                // told twice, which is better than not at all.
+                // What did not fit is in the store, and must not be taken for what was told just now.
+                shared.flush().await;
                 lane.queue.lock().seen.clear();
                 if let Err(error) = shared.owed(&lane, &engine).await {
                     tracing::warn!(outlet = outlet.name(), error = chain(&error), "what is owed cannot be read");
@@ -524,18 +572,16 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
                 () = lane.wake.notified() => continue,
                 _ = reminder.tick(), if outlet.remind_every().is_some() => {
                     let reminders = shared.reminders();
-                    tokio::select! {
-                        () = shutdown.cancelled() => return,
-                        told = outlet.remind(&reminders) => told,
-                    }
+                    outlet.remind(&reminders).await
                 }
             }
         } else {
-            tries += 1;
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                told = outlet.tell(&batch) => told,
+            if shutdown.is_cancelled() {
+                return;
             }
+            tries += 1;
+            // What has been begun is waited for: the other side may have taken it.
+            outlet.tell(&batch).await
         };
         match told {
             Ok(()) => {
@@ -579,37 +625,47 @@ async fn note(
     mut journal: Journal,
     engine: Arc<Engine>,
     node: String,
-    mut notes: mpsc::Receiver<Note>,
+    mut entries: mpsc::Receiver<Entry>,
     metrics: TellMetrics,
 ) {
     let Some(table) = engine.reader().store().catalogue().get("notification").map(Arc::clone) else { return };
     let mut batch = Vec::new();
-    while notes.recv_many(&mut batch, 1_000).await > 0 {
-        let mut rows = Rows::new(&table);
-        for note in &batch {
-            rows.begin()
-                .text("outlet", note.outlet.as_str())
-                .text("about", note.about.as_str())
-                .text("state", note.state)
-                .int("tries", i64::from(note.tries));
-        }
-        let rows = rows.finish(&Stamp { ts_micros: now_us(), node: &node, host: "" });
-        loop {
-            match journal.append(vec![(Arc::clone(&table), vec![rows.clone()])]).await {
-                Ok(()) => break,
-                // Another process has told something too: both notes are true.
-                Err(StoreError::AlreadyWritten { .. }) if journal.catch_up().await.is_ok() => {}
-                Err(error) => {
-                    tracing::error!(
-                        error = chain(&error),
-                        "what has been told cannot be noted; it is told again after a restart"
-                    );
-                    metrics.unnoted.inc_by(batch.len() as u64);
-                    break;
+    while entries.recv_many(&mut batch, 1_000).await > 0 {
+        let (mut rows, mut count, mut waiting) = (Rows::new(&table), 0, Vec::new());
+        for entry in batch.drain(..) {
+            match entry {
+                Entry::Flush(sender) => waiting.push(sender),
+                Entry::Note(note) => {
+                    count += 1;
+                    rows.begin()
+                        .text("outlet", note.outlet.as_str())
+                        .text("about", note.about.as_str())
+                        .text("state", note.state)
+                        .int("tries", i64::from(note.tries));
                 }
             }
         }
-        batch.clear();
+        if count > 0 {
+            let rows = rows.finish(&Stamp { ts_micros: now_us(), node: &node, host: "" });
+            if let Err(error) = append(&mut journal, &table, &rows).await {
+                let error = chain(&error);
+                tracing::error!(error, "what has been told cannot be noted; it is told again after a restart");
+                metrics.unnoted.inc_by(count);
+            }
+        }
+        for sender in waiting {
+            let _ = sender.send(());
+        }
+    }
+}
+
+/// Appends, past what another process has appended: both notes are true.
+async fn append(journal: &mut Journal, table: &Arc<Table>, rows: &RecordBatch) -> Result<(), StoreError> {
+    loop {
+        match journal.append(vec![(Arc::clone(table), vec![rows.clone()])]).await {
+            Err(StoreError::AlreadyWritten { .. }) => journal.catch_up().await?,
+            other => return other,
+        }
     }
 }
 

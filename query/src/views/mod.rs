@@ -14,6 +14,7 @@
 mod built_in;
 mod function;
 mod now;
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -37,6 +38,7 @@ use crate::statement::{self, Command};
 pub(crate) use built_in::BUILT_IN;
 use function::ViewFunction;
 pub use now::FRESH;
+pub use page::page;
 
 /// A view as the system tables tell of it.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ impl Ear {
             if heard.len() >= count {
                 return heard;
             }
-            tokio::time::timeout(Duration::from_secs(20), news).await.expect("nothing more is told");
+            tokio::time::timeout(Duration::from_secs(300), news).await.expect("nothing more is told");
         }
     }
 }
@@ -74,7 +74,10 @@ impl Place {
         let spill = Spill { folder: None, bytes: 1 << 30 };
         let engine = Engine::new(Reader::new(store.clone(), 1 << 20), Limits::default(), spill).unwrap();
         let journal = tokio::sync::Mutex::new(Journal::open(&store, "journal.schedule").await.unwrap());
-        Self { store, engine: Arc::new(engine), journal, sequence: 0.into() }
+        let place = Self { store, engine: Arc::new(engine), journal, sequence: 0.into() };
+        // So that the journal is there before anybody looks.
+        place.commit("first", "of all", State::Withdrawn).await;
+        place
     }
 
     async fn open(&self, ear: &Arc<Ear>, rules: &[Definition]) -> (Outlets, CancellationToken) {
