@@ -370,6 +370,18 @@ impl Planner<'_> {
                 self.label("d03_miner_or_pool", host, None, from, to);
             }
         }
+        if let Some(from) = self.when(5 * HOUR) {
+            let to = from + 5 * HOUR;
+            let fits = |this: &Self, host: usize| {
+                this.world.hosts[host].model.tells.activity && this.held(host, from, to).is_some()
+            };
+            if let Some(host) = self.host(from, to, fits)
+                && let Some((device, _)) = self.held(host, from, to)
+            {
+                self.lay(host, device, from, to, Act::Compute(HOARDED));
+                self.label("d04_claimed_but_idle", host, Some(device), from, to);
+            }
+        }
         if let Some(from) = self.when(20 * MINUTE) {
             let to = from + 20 * MINUTE;
             if let Some((host, device)) = self.host_with_free(from, to) {
