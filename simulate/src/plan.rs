@@ -489,18 +489,13 @@ impl Planner<'_> {
             self.label("d11_scan_from_inside", host, None, from, from + 5 * MINUTE);
         }
         if let Some(from) = self.when(8 * MINUTE) {
-            let user = "sun.bo";
+            // Somebody who has no jobs.
+            let user = "intern.qiu";
             let node = self.chance.below(self.world.hosts.len() as u64) as usize;
             let node = self.world.hosts[node].node;
             let hosts: Vec<usize> =
                 (0..self.world.hosts.len()).filter(|h| self.world.hosts[*h].node == node).take(14).collect();
-            let holds = |host: &usize| {
-                self.schedule.uses[*host]
-                    .iter()
-                    .flatten()
-                    .any(|u| self.schedule.jobs[u.job].user == user && u.from < from + HOUR && u.to > from - HOUR)
-            };
-            if hosts.len() >= 12 && !hosts.iter().any(holds) {
+            if hosts.len() >= 12 {
                 for (number, host) in hosts.iter().enumerate() {
                     self.login(*host, from + 30 * number as i64, 0, "success", user, "10.16.0.77", "publickey");
                 }
