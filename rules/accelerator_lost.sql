@@ -25,13 +25,13 @@ WITH seen AS (
   WHERE ts >= $from AND ts < $to AND parent IS NULL GROUP BY node, host, device
 ),
 registered AS (
-  SELECT node, host, device, max(status) AS status, max(model) AS model FROM registration
+  SELECT node, host, device, max(status) AS status FROM registration
   WHERE host <> '' AND device <> '' AND valid_from < $to AND (valid_to IS NULL OR valid_to > $to)
   GROUP BY node, host, device
 ),
 known AS (
   SELECT coalesce(s.node, r.node) AS node, coalesce(s.host, r.host) AS host, coalesce(s.device, r.device) AS device,
-    coalesce(s.model, r.model, 'unknown model') AS model, s.last_seen
+    coalesce(s.model, 'model unknown') AS model, s.last_seen
   FROM seen s FULL JOIN registered r ON r.node = s.node AND r.host = s.host AND r.device = s.device
   WHERE coalesce(r.status, 'in_service') IN ('in_service', 'cordoned')
 ),

@@ -12,12 +12,23 @@ restart_seconds = { value = 600.0, help = "A restart says of no more time than t
 */
 -- Time is looked at in slots of ten seconds.
 WITH slot AS (
-  SELECT $from + column1 * INTERVAL '1 second' AS slot FROM (VALUES (0), (10), (20), (30), (40), (50)) AS seconds
+  SELECT $from + column1 AS slot
+  FROM (VALUES (INTERVAL '0 seconds'), (INTERVAL '10 seconds'), (INTERVAL '20 seconds'), (INTERVAL '30 seconds'),
+    (INTERVAL '40 seconds'), (INTERVAL '50 seconds')) AS begins
 ),
 -- Which slots a row may speak of, for probes that are asked less often.
 reach AS (
-  SELECT column1 AS slots FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13), (14),
-    (15), (16), (17), (18), (19), (20), (21), (22), (23), (24), (25), (26), (27), (28), (29)) AS slots
+  SELECT column1 AS seconds, column2 AS span FROM (VALUES
+    (0.0, INTERVAL '0 seconds'), (10.0, INTERVAL '10 seconds'), (20.0, INTERVAL '20 seconds'),
+    (30.0, INTERVAL '30 seconds'), (40.0, INTERVAL '40 seconds'), (50.0, INTERVAL '50 seconds'),
+    (60.0, INTERVAL '60 seconds'), (70.0, INTERVAL '70 seconds'), (80.0, INTERVAL '80 seconds'),
+    (90.0, INTERVAL '90 seconds'), (100.0, INTERVAL '100 seconds'), (110.0, INTERVAL '110 seconds'),
+    (120.0, INTERVAL '120 seconds'), (130.0, INTERVAL '130 seconds'), (140.0, INTERVAL '140 seconds'),
+    (150.0, INTERVAL '150 seconds'), (160.0, INTERVAL '160 seconds'), (170.0, INTERVAL '170 seconds'),
+    (180.0, INTERVAL '180 seconds'), (190.0, INTERVAL '190 seconds'), (200.0, INTERVAL '200 seconds'),
+    (210.0, INTERVAL '210 seconds'), (220.0, INTERVAL '220 seconds'), (230.0, INTERVAL '230 seconds'),
+    (240.0, INTERVAL '240 seconds'), (250.0, INTERVAL '250 seconds'), (260.0, INTERVAL '260 seconds'),
+    (270.0, INTERVAL '270 seconds'), (280.0, INTERVAL '280 seconds'), (290.0, INTERVAL '290 seconds')) AS spans
 ),
 probe AS (
   SELECT node, host, probe, last(interval_seconds, ts) AS seconds
@@ -33,17 +44,17 @@ registered AS (
 ),
 -- The agent's own rows: `system` is sampled on every host, most often of all, and tells of the last start.
 seen AS (
-  SELECT node, host, date_bin(INTERVAL '10 seconds', ts) AS slot, MIN(ts) AS first, MAX(ts) AS newest,
+  SELECT node, host, date_bin(INTERVAL '10 seconds', ts) AS slot, MIN(ts) AS earliest, MAX(ts) AS newest,
     first(boot_time_seconds, ts) AS booted
   FROM system
   WHERE ts >= $from - INTERVAL '5 minutes' AND ts < $to
   GROUP BY node, host, date_bin(INTERVAL '10 seconds', ts)
 ),
 up AS (
-  SELECT DISTINCT s.node, s.host, s.slot + r.slots * INTERVAL '10 seconds' AS slot
+  SELECT DISTINCT s.node, s.host, s.slot + r.span AS slot
   FROM seen s
   LEFT JOIN probe p ON p.node = s.node AND p.host = s.host AND p.probe = 'system'
-  JOIN reach r ON r.slots * 10.0 < COALESCE(p.seconds, 1.0)
+  JOIN reach r ON r.seconds < COALESCE(p.seconds, 1.0)
   WHERE s.slot < $from + INTERVAL '1 minute'
 ),
 missing AS (
@@ -56,22 +67,22 @@ restarted AS (
   SELECT node, host, slot
   FROM (
     SELECT m.node, m.host, m.slot,
-      first(to_timestamp_micros(CAST(s.booted AS BIGINT) * 1000000), s.first) FILTER (WHERE s.slot > m.slot) AS booted,
+      first(s.booted * 1000000, s.earliest) FILTER (WHERE s.slot > m.slot) AS booted,
       MAX(s.newest) FILTER (WHERE s.slot < m.slot) AS before
     FROM missing m JOIN seen s ON s.node = m.node AND s.host = m.host
     GROUP BY m.node, m.host, m.slot
   ) AS around
-  WHERE booted >= slot - $restart_seconds * INTERVAL '1 second' AND booted < slot + $restart_seconds * INTERVAL '1 second'
-    AND (before IS NULL OR booted > before)
+  WHERE ABS(booted - CAST(slot AS BIGINT)) <= $restart_seconds * 1000000
+    AND (before IS NULL OR booted > CAST(before AS BIGINT))
 ),
 -- What peers saw. A row tells of the time since the one before it.
 probed AS (
   SELECT l.node, l.host, COALESCE(p.to_node, l.node) AS to_node, COALESCE(p.to_host, l.host_name) AS to_host,
-    date_bin(INTERVAL '10 seconds', l.ts) - (r.slots + 1) * INTERVAL '10 seconds' AS slot,
+    date_bin(INTERVAL '10 seconds', l.ts) - INTERVAL '10 seconds' - r.span AS slot,
     SUM(l.received) AS received
   FROM link l
   LEFT JOIN probe i ON i.node = l.node AND i.host = l.host AND i.probe = 'link'
-  JOIN reach r ON r.slots * 10.0 < COALESCE(i.seconds, 10.0)
+  JOIN reach r ON r.seconds < COALESCE(i.seconds, 10.0)
   LEFT JOIN peer p ON p.node = l.node AND p.peer = l.peer AND (p.host = l.host OR p.host = '')
     AND l.ts >= p.valid_from AND (p.valid_to IS NULL OR l.ts < p.valid_to)
   WHERE l.ts >= $from AND l.ts < $from + INTERVAL '6 minutes' AND l.sent > 0

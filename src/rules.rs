@@ -36,14 +36,14 @@ enum What {
         /// Name of a rule.
         name: Option<String>,
         #[command(flatten)]
-        from: From,
+        from: Source,
     },
     /// Reads rules and plans them against the tables and views; all mistakes are told at once. Nothing is asked.
     Test {
         /// Names of rules; all without any.
         names: Vec<String>,
         #[command(flatten)]
-        from: From,
+        from: Source,
     },
     /// Runs a rule over rows that are in the store, and says what it would have said. Nothing is written.
     Run(RunArgs),
@@ -52,7 +52,7 @@ enum What {
 
 /// Where rules come from.
 #[derive(Debug, Clone, clap::Args)]
-struct From {
+struct Source {
     #[command(flatten)]
     config: ConfigArgs,
     /// Folder of this site's own rules (schedule.rules_folder).
@@ -80,7 +80,7 @@ struct RunArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    rules: From,
+    rules: Source,
 }
 
 /// What is read of the configuration.
@@ -90,7 +90,7 @@ struct Read {
     rules: Vec<Definition>,
 }
 
-impl From {
+impl Source {
     fn read(&self, store: Option<&String>) -> Result<Read, String> {
         let mut settings = load(self.config.config.as_deref());
         settings.flag("schedule.rules_folder", self.rules.as_ref().map(|folder| folder.display()));

@@ -171,6 +171,7 @@ fn site(receiver: SocketAddr, alertmanager: SocketAddr) -> (Site, Store) {
     let settings = [
         ("NODESCOPE_SCHEDULE_RULES_FOLDER", rules.display().to_string()),
         ("NODESCOPE_SCHEDULE_HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
+        ("NODESCOPE_SCHEDULE_BUILT_IN", "false".to_owned()),
         ("NODESCOPE_ALERTS_ALERTMANAGERS", format!("http://{alertmanager}")),
         ("NODESCOPE_ALERTS_WEBHOOKS", format!("test=http://{receiver}/posted")),
         ("NODESCOPE_ALERTS_WEBHOOK_SECRET_FILE", secret.display().to_string()),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use nodescope_model::catalogue::Catalogue;
+use nodescope_model::catalogue::{Catalogue, Grain, Table};
 use nodescope_service::kafka::KafkaSettings;
 use nodescope_service::node::NodeSettings;
 use nodescope_service::settings::Settings;
@@ -79,23 +79,44 @@ pub struct UpkeepSettings {
     pub journals: bool,
 }
 
-/// How long rows of a table are kept if nobody says otherwise and not as long as all others.
-fn kept(table: &str) -> Option<Duration> {
-    const DAY: Duration = Duration::from_secs(86_400);
-    match table {
-        // What things are is never too old: samples are joined with it as of their own time.
-        _ if table.starts_with("registry_") => Some(36_500 * DAY),
-        "alert" | "demand" | "progress" => Some(730 * DAY),
-        _ if table.ends_with("_1h") => Some(1_826 * DAY),
-        _ if table.ends_with("_1m") => Some(92 * DAY),
-        _ => None,
+/// A hundred years: what things are is never too old, since samples are joined with it as of their own time.
+const FOR_EVER: Duration = Duration::from_secs(36_500 * 86_400);
+
+/// What a table's rows are, by how long it makes sense to keep them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Samples.
+    Samples,
+    /// Each row tells something of its own: who logged in, what was raised, what ran.
+    Events,
+    /// By the minute.
+    Minutes,
+    /// By the hour.
+    Hours,
+    /// What things are.
+    ForEver,
+}
+
+impl Kept {
+    fn of(table: &Table) -> Self {
+        if table.name.starts_with("registry_") {
+            Self::ForEver
+        } else if table.revised && table.name.ends_with(Grain::Minute.suffix()) {
+            Self::Minutes
+        } else if table.revised && table.name.ends_with(Grain::Hour.suffix()) {
+            Self::Hours
+        } else if table.events {
+            Self::Events
+        } else {
+            Self::Samples
+        }
     }
 }
 
 impl UpkeepSettings {
     /// How long rows of that table are kept.
     pub fn retention_of(&self, table: &str) -> Duration {
-        self.retention_of.get(table).copied().or_else(|| kept(table)).unwrap_or(self.retention)
+        self.retention_of.get(table).copied().unwrap_or(self.retention)
     }
 }
 
@@ -132,17 +153,31 @@ impl CollectorSettings {
             "10m",
             "How long files that are no longer needed stay for readers. Longer than any query may run.",
         );
-        let retention = settings.duration(
-            "collector.retention",
-            "30d",
-            "How long rows are kept. Rollups by the minute stay 92 days, by the hour five years; incidents two years; the \
-             registry for ever.",
+        let retention = settings.duration("collector.retention", "30d", "How long samples are kept.");
+        let events = settings.duration(
+            "collector.retention_events",
+            "200d",
+            "How long rows of tables of events are kept: logins, alerts, what ran. The law may ask for half a year.",
         );
-        let mut retention_of = BTreeMap::new();
+        let minutes = settings.duration("collector.retention_minutes", "200d", "How long rows by the minute are kept.");
+        let hours = settings.duration(
+            "collector.retention_hours",
+            "1826d",
+            "How long rows by the hour are kept. What the registry says is kept for ever.",
+        );
+        let kept = |table: &Table| match Kept::of(table) {
+            Kept::Samples => retention,
+            Kept::Events => events,
+            Kept::Minutes => minutes,
+            Kept::Hours => hours,
+            Kept::ForEver => FOR_EVER,
+        };
+        let mut retention_of: BTreeMap<String, Duration> =
+            catalogue.tables().map(|table| (table.name.clone(), kept(table))).collect();
         for entry in settings.list(
             "collector.retention_of",
             "",
-            "How long rows of single tables are kept, as table=length, in place of collector.retention.",
+            "How long rows of single tables are kept, as table=length, whatever else is said.",
         ) {
             match entry.split_once('=') {
                 Some((table, length)) if catalogue.get(table.trim()).is_some() => {
@@ -198,8 +233,31 @@ mod tests {
         let read = CollectorSettings::read(&mut settings, &Catalogue::built_in());
         assert_eq!(read.upkeep.retention_of("process"), Duration::from_secs(7 * 86_400));
         assert_eq!(read.upkeep.retention_of("cpu"), Duration::from_secs(30 * 86_400));
-        assert!(read.upkeep.retention_of("registry_node") > Duration::from_secs(99 * 365 * 86_400));
-        assert!(read.upkeep.retention_of("cpu_1h") > read.upkeep.retention_of("cpu_1m"));
         assert_eq!(settings.finish().unwrap_err().0.len(), 2);
+    }
+
+    #[test]
+    fn events_minutes_hours_and_the_registry_outlive_samples() {
+        let days = |settings: &mut Settings| {
+            let read = CollectorSettings::read(settings, &Catalogue::built_in()).upkeep;
+            move |table: &str| read.retention_of(table).as_secs() / 86_400
+        };
+        let kept = days(&mut Settings::default());
+        assert_eq!((kept("cpu"), kept("accelerator"), kept("quarantine")), (30, 30, 30));
+        for table in ["login", "alert", "schedule_run", "allocation", "config_change", "cpu_1m", "availability_1m"] {
+            assert!(kept(table) >= 200, "half a year is asked for, of {table} too");
+        }
+        assert_eq!((kept("cpu_1h"), kept("availability_1h")), (1_826, 1_826));
+        for table in ["registry_node", "registry_registration", "registry_billed"] {
+            assert!(kept(table) > 36_000, "{table}");
+        }
+
+        let mut settings = Settings::default();
+        settings.flag("collector.retention_minutes", Some("90d"));
+        settings.flag("collector.retention_events", Some("400d"));
+        settings.flag("collector.retention_of", Some("cpu_1m=10d"));
+        let kept = days(&mut settings);
+        assert_eq!((kept("cpu"), kept("cpu_1m"), kept("disk_1m"), kept("login")), (30, 10, 90, 400));
+        settings.finish().unwrap();
     }
 }

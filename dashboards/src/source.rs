@@ -170,6 +170,9 @@ pub struct Panel {
     /// `table` or `table.column`: without rows there, or values, there is nothing to see, because not every machine
     /// has what the panel is about.
     pub needs: Option<String>,
+    /// Whether nothing to see is good news: a list of what is wrong.
+    #[serde(default)]
+    pub empty_is_well: bool,
     /// The query, with Grafana's macros and variables in it. Shorthand is already replaced.
     pub sql: String,
 }

@@ -1,5 +1,7 @@
 //! Webhooks and Alertmanagers over HTTP: what is sent, and what an answer means.
 
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;

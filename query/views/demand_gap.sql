@@ -1,6 +1,6 @@
 /*
 title = "Demand that finds no accelerators"
-question = "How many accelerator-hours wait, and how many were free, by class of work and hour? One row for each node, scheduler, class and hour. Free are the hours of accelerators that fit what the class asks for, that reported, were in service by the registry and were held by nobody; several classes may look at the same free hours, so they do not add up over classes. As fresh as `demand_1h` and `accelerator_1h`."
+question = "How many accelerator-hours wait, and how many were free, by class of work and hour? One row for each node, scheduler, class and hour. Free are the hours of accelerators that fit what the class asks for, that reported, were in service by the registry and were held by nobody; several classes may look at the same free hours, so they do not add up over classes. As fresh as `demand` and `accelerator_1h`."
 [parameters]
 from = { type = "timestamp", optional = true, help = "Begin of the time looked at; a day ago if it is left out." }
 to = { type = "timestamp", optional = true, help = "End of it, exclusive; now if it is left out." }
@@ -55,12 +55,12 @@ supply AS (
   GROUP BY hour.node, hour.ts, hour.vendor, hour.model
 ),
 wanted AS (
-  SELECT node, ts, scheduler, class, MAX(vendor) AS vendor, MAX(model) AS model,
-    SUM(accelerators_pending_mean) AS pending, SUM(accelerators_running_mean) AS running,
-    SUM(accelerator_hours_pending_last) AS backlog, MAX(oldest_wait_seconds_max) AS oldest
-  FROM demand_1h
+  SELECT node, date_bin(INTERVAL '1 hour', ts) AS ts, scheduler, class, MAX(vendor) AS vendor, MAX(model) AS model,
+    AVG(accelerators_pending) AS pending, AVG(accelerators_running) AS running,
+    last(accelerator_hours_pending, ts) AS backlog, MAX(oldest_wait_seconds) AS oldest
+  FROM demand
   WHERE ts >= COALESCE($from, now() - INTERVAL '1 day') AND ts < COALESCE($to, now())
-  GROUP BY node, ts, scheduler, class
+  GROUP BY node, date_bin(INTERVAL '1 hour', ts), scheduler, class
 )
 SELECT w.ts AS hour, w.node, w.scheduler, w.class, w.vendor, w.model,
   w.pending AS pending_accelerator_hours,

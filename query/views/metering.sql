@@ -29,79 +29,88 @@ WITH held AS (
 own AS (
   SELECT DISTINCT node, host, device FROM registration WHERE device <> ''
 ),
-piece AS (
-  SELECT h.node, h.host, h.device, h.project, h.began AS held_began, h.spans, h.unknown_begins, h.unknown_ends,
-    r.identifier,
-    GREATEST(h.began, r.valid_from) AS began,
-    LEAST(h.ended, COALESCE(r.valid_to, h.ended)) AS ended
-  FROM held h
-  LEFT JOIN own ON own.node = h.node AND own.host = h.host AND own.device = h.device
-  JOIN registration r ON r.node = h.node AND r.host = h.host AND r.device = COALESCE(own.device, '')
-    AND r.valid_from < h.ended AND (r.valid_to IS NULL OR r.valid_to > h.began)
-  WHERE r.identifier IS NOT NULL
+registered AS (
+  SELECT node, host, device, identifier, valid_from, valid_to FROM registration WHERE identifier IS NOT NULL
 ),
 bill AS (
-  SELECT node, identifier, project, period_starts, period_ends, SUM(accelerator_hours) AS billed
+  SELECT node, identifier, NULLIF(project, '') AS project, period_starts, period_ends, SUM(accelerator_hours) AS billed
   FROM billed
   WHERE period_starts >= COALESCE($from, now() - INTERVAL '62 days') AND period_ends <= COALESCE($to, now())
-  GROUP BY node, identifier, project, period_starts, period_ends
+  GROUP BY node, identifier, NULLIF(project, ''), period_starts, period_ends
 ),
-billing AS (
-  SELECT b.node, b.identifier, b.project, b.period_starts, b.period_ends, b.billed,
-    p.host, p.device, p.spans, p.unknown_begins, p.unknown_ends,
-    -- LEAST and GREATEST pass over NULL: without a piece they would say the whole period.
-    CASE WHEN p.began IS NOT NULL THEN
-      (CAST(LEAST(p.ended, b.period_ends) AS BIGINT) - CAST(GREATEST(p.began, b.period_starts) AS BIGINT)) / 3.6e9
-    END AS hours
-  FROM bill b
-  LEFT JOIN piece p ON p.node = b.node AND p.identifier = b.identifier
-    AND (p.project IS NOT DISTINCT FROM NULLIF(b.project, ''))
-    AND p.began < b.period_ends AND p.ended > b.period_starts
-),
-covered AS (
-  SELECT p.node, p.host, p.device, p.project, p.identifier, p.began,
-    SUM(CAST(LEAST(p.ended, b.period_ends) AS BIGINT) - CAST(GREATEST(p.began, b.period_starts) AS BIGINT)) / 3.6e9
-      AS hours
-  FROM piece p
-  JOIN bill b ON p.node = b.node AND p.identifier = b.identifier
-    AND (p.project IS NOT DISTINCT FROM NULLIF(b.project, ''))
-    AND p.began < b.period_ends AND p.ended > b.period_starts
-  GROUP BY p.node, p.host, p.device, p.project, p.identifier, p.began
-),
-beside AS (
-  SELECT p.node, p.identifier, p.project, p.device, p.spans, p.unknown_begins, p.unknown_ends,
-    (CAST(p.ended AS BIGINT) - CAST(p.began AS BIGINT)) / 3.6e9 - COALESCE(c.hours, 0.0) AS hours
-  FROM piece p
-  LEFT JOIN covered c ON c.node = p.node AND c.host = p.host AND c.device = p.device AND c.began = p.began
-    AND c.identifier = p.identifier AND (c.project IS NOT DISTINCT FROM p.project)
-  UNION ALL
-  SELECT h.node, NULL, h.project, h.device, h.spans, h.unknown_begins, h.unknown_ends,
-    (CAST(h.ended AS BIGINT) - CAST(h.began AS BIGINT)) / 3.6e9 - COALESCE(r.hours, 0.0)
+-- What was held is cut by registrations, and those pieces by bills, in one go: allocations are many.
+piece AS (
+  SELECT h.node, h.host, h.device, h.project, h.spans, h.unknown_begins, h.unknown_ends, h.began, h.ended,
+    r.identifier,
+    -- LEAST and GREATEST pass over NULL, so that what is not there must be asked for.
+    CASE WHEN r.identifier IS NOT NULL THEN GREATEST(h.began, r.valid_from) END AS piece_began,
+    CASE WHEN r.identifier IS NOT NULL THEN LEAST(h.ended, COALESCE(r.valid_to, h.ended)) END AS piece_ended
   FROM held h
-  LEFT JOIN (
-    SELECT node, host, device, project, held_began,
-      SUM(CAST(ended AS BIGINT) - CAST(began AS BIGINT)) / 3.6e9 AS hours
-    FROM piece
-    GROUP BY node, host, device, project, held_began
-  ) r ON r.node = h.node AND r.host = h.host AND r.device = h.device AND r.held_began = h.began
-    AND (r.project IS NOT DISTINCT FROM h.project)
+  LEFT JOIN own ON own.node = h.node AND own.host = h.host AND own.device = h.device
+  LEFT JOIN registered r ON r.node = h.node AND r.host = h.host AND r.device = COALESCE(own.device, '')
+    AND r.valid_from < h.ended AND (r.valid_to IS NULL OR r.valid_to > h.began)
+),
+cut AS (
+  SELECT p.*, b.period_starts, b.period_ends, b.billed,
+    (CAST(p.ended AS BIGINT) - CAST(p.began AS BIGINT)) / 3.6e9 AS held_hours,
+    (CAST(p.piece_ended AS BIGINT) - CAST(p.piece_began AS BIGINT)) / 3.6e9 AS piece_hours,
+    CASE WHEN b.period_starts IS NOT NULL THEN
+      (CAST(LEAST(p.piece_ended, b.period_ends) AS BIGINT) - CAST(GREATEST(p.piece_began, b.period_starts) AS BIGINT))
+        / 3.6e9
+    END AS bill_hours
+  FROM piece p
+  LEFT JOIN bill b ON b.node = p.node AND b.identifier = p.identifier
+    AND COALESCE(b.project, '') = COALESCE(p.project, '')
+    AND p.piece_began < b.period_ends AND p.piece_ended > b.period_starts
+),
+numbered AS (
+  SELECT *,
+    SUM(bill_hours) OVER (PARTITION BY node, host, device, project, began, identifier, piece_began) AS covered_hours,
+    ROW_NUMBER() OVER (
+      PARTITION BY node, host, device, project, began, identifier, piece_began ORDER BY period_starts
+    ) AS number_of_piece,
+    ROW_NUMBER() OVER (PARTITION BY node, host, device, project, began ORDER BY piece_began, period_starts)
+      AS number_of_held
+  FROM cut
+),
+summed AS (
+  SELECT *, SUM(CASE WHEN number_of_piece = 1 THEN piece_hours END) OVER (
+    PARTITION BY node, host, device, project, began
+  ) AS registered_hours
+  FROM numbered
+),
+line AS (
+  SELECT s.node, s.device, s.project, s.spans, s.unknown_begins, s.unknown_ends,
+    CASE WHEN part.part <> 'unregistered' THEN s.identifier END AS identifier,
+    CASE WHEN part.part = 'bill' THEN s.period_starts END AS period_starts,
+    CASE WHEN part.part = 'bill' THEN s.period_ends END AS period_ends,
+    CASE WHEN part.part = 'bill' THEN s.billed END AS billed,
+    CASE part.part
+      WHEN 'bill' THEN s.bill_hours
+      WHEN 'beside' THEN s.piece_hours - COALESCE(s.covered_hours, 0.0)
+      ELSE s.held_hours - COALESCE(s.registered_hours, 0.0)
+    END AS hours
+  FROM summed s
+  CROSS JOIN (SELECT column1 AS part FROM (VALUES ('bill'), ('beside'), ('unregistered'))) part
+  -- A millionth of an hour is what is left of rounding.
+  WHERE CASE part.part
+    WHEN 'bill' THEN s.period_starts IS NOT NULL
+    WHEN 'beside' THEN s.number_of_piece = 1 AND s.piece_hours - COALESCE(s.covered_hours, 0.0) > 1e-6
+    ELSE s.number_of_held = 1 AND s.held_hours - COALESCE(s.registered_hours, 0.0) > 1e-6
+  END
+  UNION ALL
+  -- Bills for which nothing was held.
+  SELECT node, NULL, project, 0, 0, 0, identifier, period_starts, period_ends, billed, NULL FROM bill
 )
-SELECT node, identifier, NULLIF(project, '') AS project, period_starts, period_ends,
+SELECT node, identifier, project, period_starts, period_ends,
   COALESCE(SUM(hours), 0.0) AS metered_hours,
-  billed AS billed_hours,
-  COALESCE(SUM(hours), 0.0) - billed AS difference_hours,
-  (COALESCE(SUM(hours), 0.0) - billed) / NULLIF(billed, 0) AS difference_ratio,
+  MAX(billed) AS billed_hours,
+  COALESCE(SUM(hours), 0.0) - MAX(billed) AS difference_hours,
+  (COALESCE(SUM(hours), 0.0) - MAX(billed)) / NULLIF(MAX(billed), 0) AS difference_ratio,
   COUNT(DISTINCT device) AS accelerators,
-  COALESCE(SUM(spans), 0) AS spans,
-  COALESCE(SUM(unknown_begins), 0) AS unknown_begins,
-  COALESCE(SUM(unknown_ends), 0) AS unknown_ends
-FROM billing
-GROUP BY node, identifier, project, period_starts, period_ends, billed
-UNION ALL
-SELECT node, identifier, project, NULL, NULL, SUM(hours), NULL, NULL, NULL,
-  COUNT(DISTINCT device), SUM(spans), SUM(unknown_begins), SUM(unknown_ends)
-FROM beside
--- A millionth of an hour is what is left of rounding.
-WHERE hours > 1e-6
-GROUP BY node, identifier, project
+  SUM(spans) AS spans,
+  SUM(unknown_begins) AS unknown_begins,
+  SUM(unknown_ends) AS unknown_ends
+FROM line
+GROUP BY node, identifier, project, period_starts, period_ends
 ORDER BY node, identifier, project, period_starts

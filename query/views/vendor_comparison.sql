@@ -2,7 +2,7 @@
 title = "The same work on accelerators of different vendors"
 question = "How do accelerators of different vendors do at the same project's work? One row for each project and vendor, with `vendors` to choose those projects that used more than one. Utilisation, core activity and energy are of the hours in which the project held the accelerator, an hour that it held in part counting in part; the three meanings of use stand beside each other. Accelerators held by nobody's project stand under NULL. As fresh as `accelerator_1h` and `allocation`."
 [parameters]
-from = { type = "timestamp", optional = true, help = "Begin of the time looked at; 30 days ago if it is left out." }
+from = { type = "timestamp", optional = true, help = "Begin of the time looked at; 7 days ago if it is left out." }
 to = { type = "timestamp", optional = true, help = "End of it, exclusive; now if it is left out." }
 [columns]
 project = "Project or account; NULL where nobody told."
@@ -22,17 +22,17 @@ failures_high = "Upper end of it."
 */
 WITH holding AS (
   SELECT node, host, device, project,
-    GREATEST(began, COALESCE($from, now() - INTERVAL '30 days')) AS began,
+    GREATEST(began, COALESCE($from, now() - INTERVAL '7 days')) AS began,
     LEAST(ended, COALESCE($to, now())) AS ended
   FROM held_by_project
-  WHERE ended > COALESCE($from, now() - INTERVAL '30 days') AND began < COALESCE($to, now())
+  WHERE ended > COALESCE($from, now() - INTERVAL '7 days') AND began < COALESCE($to, now())
 ),
 hour AS (
   SELECT node, host, device, ts, vendor, utilization_ratio_mean, core_active_ratio_mean, tensor_active_ratio_mean,
     energy_joules_increase,
     COALESCE(LEAST(1.0, CAST(samples AS DOUBLE) / NULLIF(expected, 0)), 1.0) AS observed
   FROM accelerator_1h
-  WHERE ts >= date_bin(INTERVAL '1 hour', COALESCE($from, now() - INTERVAL '30 days'))
+  WHERE ts >= date_bin(INTERVAL '1 hour', COALESCE($from, now() - INTERVAL '7 days'))
     AND ts < COALESCE($to, now()) AND parent IS NULL
 ),
 part AS (
@@ -63,7 +63,7 @@ used AS (
 ),
 failed AS (
   SELECT p.project, f.vendor, COUNT(*) AS failures
-  FROM accelerator_failure(COALESCE($from, now() - INTERVAL '30 days'), COALESCE($to, now())) f
+  FROM accelerator_failure(COALESCE($from, now() - INTERVAL '7 days'), COALESCE($to, now())) f
   JOIN holding p ON p.node = f.node AND p.host = f.host AND p.device = f.device AND f.at >= p.began AND f.at < p.ended
   WHERE f.is_first
   GROUP BY p.project, f.vendor

@@ -107,13 +107,16 @@ struct Model(Vec<Said>);
 
 impl Model {
     fn with(&self, rows: &[Given], now: i64) -> Self {
-        let said = rows.iter().map(|row| Said {
-            kind: row.kind,
-            key: row.key.clone(),
-            from: row.day.map_or(now, |day| BEGIN + day * DAY),
-            what: row.what.clone(),
-        });
-        Self(self.0.iter().cloned().chain(said).collect())
+        let mut then = self.clone();
+        let (dated, undated): (Vec<&Given>, Vec<&Given>) = rows.iter().partition(|row| row.day.is_some());
+        for row in dated.into_iter().chain(undated) {
+            let from = row.day.map_or(now, |day| BEGIN + day * DAY);
+            // What has no time of its own says something only where that is not so already.
+            if row.day.is_some() || then.at(row.kind, &row.key, now) != row.what.as_deref() {
+                then.0.push(Said { kind: row.kind, key: row.key.clone(), from, what: row.what.clone() });
+            }
+        }
+        then
     }
 
     /// What a key says at a time: of what began last, what was said last.

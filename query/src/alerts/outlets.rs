@@ -52,6 +52,9 @@ const LONGEST_QUEUE: usize = 10_000;
 /// Pauses after a failure: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
+/// What is committed is seen by readers within this.
+const SIGHT: Duration = Duration::from_secs(3);
+
 /// The longest that the end of the process waits for outlets.
 const CLOSING: Duration = Duration::from_secs(15);
 
@@ -435,9 +438,7 @@ impl Shared {
     fn push(&self, lane: &Lane, message: Message) {
         let mut queue = lane.queue.lock();
         if let Message::Incident(state, incident) = &message {
-            if *state == State::Resolved {
-                queue.seen.remove(&(incident.id.clone(), State::Firing));
-            } else if !queue.seen.insert((incident.id.clone(), *state)) {
+            if !queue.seen.insert((incident.id.clone(), *state)) {
                 return;
             }
         }
@@ -555,11 +556,15 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
     loop {
         let batch: Vec<Message> = lane.queue.lock().waiting.iter().take(most).cloned().collect();
         let told = if batch.is_empty() {
-            let overflowed = std::mem::take(&mut lane.queue.lock().overflowed);
-            if overflowed {
+            if lane.queue.lock().overflowed {
                 // What did not fit is in the store, and must not be taken for what was told just now.
                 shared.flush().await;
-                lane.queue.lock().seen.clear();
+                {
+                    let mut queue = lane.queue.lock();
+                    queue.seen.clear();
+                    queue.overflowed = false;
+                }
+                tokio::time::sleep(SIGHT).await;
                 if let Err(error) = shared.owed(&lane, &engine).await {
                     tracing::warn!(outlet = outlet.name(), error = chain(&error), "what is owed cannot be read");
                     lane.queue.lock().overflowed = true;
@@ -616,7 +621,14 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
 
 fn take(shared: &Shared, lane: &Lane, count: usize) {
     let mut queue = lane.queue.lock();
-    queue.waiting.drain(..count);
+    let taken: Vec<Message> = queue.waiting.drain(..count).collect();
+    for message in &taken {
+        if let Message::Incident(State::Resolved, incident) = message {
+            for state in [State::Firing, State::Resolved] {
+                queue.seen.remove(&(incident.id.clone(), state));
+            }
+        }
+    }
     shared.metrics.waiting.get_or_create(&labels(&lane.outlet)).set(queue.waiting.len() as i64);
 }
 

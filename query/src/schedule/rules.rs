@@ -218,19 +218,6 @@ mod tests {
         Definition::parse(name, &text, Purpose::Rule).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    #[test]
-    fn the_built_in_rules_are_those_of_the_folder() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules");
-        let mut there: Vec<String> = std::fs::read_dir(folder)
-            .map(|entries| entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect())
-            .unwrap_or_default();
-        there.retain(|name| name.ends_with(".sql"));
-        there.sort();
-        let mut known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-        known.sort_unstable();
-        assert_eq!(known, there);
-    }
-
     #[tokio::test]
     async fn the_built_in_rules_can_be_planned() {
         let engine = engine();

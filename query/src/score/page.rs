@@ -116,7 +116,7 @@ fn length(time: Duration) -> String {
     let seconds = time.as_secs();
     [(86_400, "d"), (3_600, "h"), (60, "min")]
         .into_iter()
-        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
         .map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
 }
 

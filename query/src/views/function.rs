@@ -19,7 +19,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
 use crate::definition::Parameter;
 
 /// What a parameter of a type takes, for people.
-pub(super) fn words(data_type: &DataType) -> &'static str {
+fn words(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::Int64 => "a whole number",
         DataType::Float64 => "a number",

@@ -30,15 +30,18 @@ async fn demand_beside_what_was_free() {
                 ("n2", "a", Some("ascend"), None),
                 ("n3", "nowhere", None, None),
             ] {
-                let pending = random.random_bool(0.9).then(|| random.random_range(0.0..50.0));
+                let pending = random.random_bool(0.9).then(|| random.random_range(5_i64..50));
                 let backlog = random.random_bool(0.9).then(|| random.random_range(0.0..500.0));
-                rows.add(
-                    "demand_1h",
-                    json!({ "ts": time(ts), "node": node, "host": "s", "scheduler": "slurm", "class": class,
-                        "revision": 0, "samples": 60, "vendor": vendor, "model": model,
-                        "accelerators_pending_mean": pending, "accelerators_running_mean": 3.5,
-                        "accelerator_hours_pending_last": backlog, "oldest_wait_seconds_max": 60.0 }),
-                );
+                for (minute, pending, running) in [(3, pending.map(|n| n - 4), 3), (33, pending.map(|n| n + 4), 4)] {
+                    rows.add(
+                        "demand",
+                        json!({ "ts": time(ts + minute * MINUTE), "node": node, "host": "s", "scheduler": "slurm",
+                            "class": class, "vendor": vendor, "model": model, "accelerators_pending": pending,
+                            "accelerators_running": running, "oldest_wait_seconds": f64::from(minute as i32),
+                            "accelerator_hours_pending": backlog.filter(|_| minute == 33) }),
+                    );
+                }
+                let pending = pending.map(|n| n as f64);
                 let mut fitting: Option<f64> = None;
                 let mut taken = 0.0;
                 for card in fleet.hours.iter().filter(|h| h.ts == ts && h.card.0 == node && h.is_whole()) {
@@ -56,7 +59,7 @@ async fn demand_beside_what_was_free() {
                 expected.push(row(json!({
                     "hour": time(ts), "node": node, "scheduler": "slurm", "class": class, "vendor": vendor,
                     "model": model, "pending_accelerator_hours": pending, "running_accelerator_hours": 3.5,
-                    "backlog_accelerator_hours": backlog, "oldest_wait_seconds": 60.0,
+                    "backlog_accelerator_hours": backlog, "oldest_wait_seconds": 33.0,
                     "fitting_accelerator_hours": fitting, "held_accelerator_hours": fitting.map(|_| taken),
                     "free_accelerator_hours": free,
                     "gap_accelerator_hours": pending.zip(free).map(|(pending, free)| pending - free),

@@ -168,7 +168,7 @@ fn an_attack_told_late_is_raised_late_and_once() {
 
 #[test]
 fn what_must_hold_for_long_is_raised_late_when_its_windows_come_late_one_by_one() {
-    let mut machine = machine(patience(2, 2, 100));
+    let mut machine = machine(patience(2, 3, 100));
     machine.run(10 * EVERY, 0, found([]));
     let mut states = Vec::new();
     for (window, revision) in [(3, 1), (4, 1), (11, 0), (5, 1)] {
@@ -177,7 +177,7 @@ fn what_must_hold_for_long_is_raised_late_when_its_windows_come_late_one_by_one(
     }
     // The new window in between is long after: it withdraws what has waited for longer than `resolve_after`.
     assert_eq!(states, [(3, State::Pending), (4, State::Pending), (11, State::Withdrawn), (5, State::Pending)]);
-    let mut machine = super::tests::machine(patience(2, 2, 100));
+    let mut machine = super::tests::machine(patience(2, 3, 100));
     machine.run(6 * EVERY, 0, found([]));
     let mut states = Vec::new();
     for (window, revision) in [(3, 1), (4, 1), (7, 0), (5, 1)] {

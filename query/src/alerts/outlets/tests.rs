@@ -81,6 +81,7 @@ impl Place {
     }
 
     async fn open(&self, ear: &Arc<Ear>, rules: &[Definition]) -> (Outlets, CancellationToken) {
+        self.seen().await;
         let stop = CancellationToken::new();
         let outlets: Vec<Arc<dyn Outlet>> = vec![Arc::new(Arc::clone(ear))];
         let metrics = TellMetrics::default();
@@ -117,10 +118,19 @@ impl Place {
         incident
     }
 
+    /// Waits until what is committed is seen: a reader looks at the store every now and then.
+    async fn seen(&self) {
+        let committed = usize::try_from(self.sequence.load(std::sync::atomic::Ordering::SeqCst)).unwrap();
+        self.rows("SELECT rule FROM alert", committed).await;
+    }
+
     /// Waits until so many rows say what has been told.
     async fn noted(&self, count: usize) {
+        self.rows("SELECT about FROM notification", count).await;
+    }
+
+    async fn rows(&self, sql: &str, count: usize) {
         let count_rows = async || {
-            let sql = "SELECT about FROM notification";
             let rows = self.engine.own(sql, &[]).await.unwrap().collect().await.unwrap();
             rows.iter().map(datafusion::arrow::array::RecordBatch::num_rows).sum::<usize>()
         };

@@ -336,3 +336,128 @@ impl<V: Value> Column for Counter<V> {
         self.before.capacity() * size_of::<Option<(i64, V)>>() + self.values.capacity() * size_of::<Option<V>>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Float64Array, StructArray, TimestampMicrosecondArray};
+    use datafusion::arrow::datatypes::Float64Type;
+
+    use super::*;
+
+    /// Group, time, a counter of integers, one of doubles. The window begins at 100.
+    type Sample = (usize, i64, Option<i64>, Option<f64>);
+
+    const SAMPLES: [Sample; 9] = [
+        (1, 120, Some(7), Some(1.5)),
+        (0, 90, Some(10), None),
+        (0, 80, Some(8), Some(4.0)),
+        (0, 110, Some(15), Some(5.0)),
+        (2, 130, Some(3), Some(f64::NAN)),
+        (1, 110, Some(9), Some(0.5)),
+        (0, 130, Some(4), Some(7.0)),
+        (0, 120, None, Some(f64::INFINITY)),
+        (3, 50, Some(1), Some(1.0)),
+    ];
+
+    fn fresh() -> Growths {
+        let field = |name: &str, data_type| Field::new(name, data_type, true);
+        let of = |own: DataType, n: usize| {
+            [
+                field(&format!("increase{n}"), own.clone()),
+                field(&format!("last{n}"), own),
+                field(&format!("count{n}"), DataType::Int64),
+            ]
+        };
+        let fields: Vec<Field> = of(DataType::Int64, 0).into_iter().chain(of(DataType::Float64, 1)).collect();
+        Growths::new(fields.into(), &[DataType::Int64, DataType::Float64]).unwrap()
+    }
+
+    fn update(growths: &mut Growths, samples: &[Sample], groups: usize) {
+        let columns: [ArrayRef; 4] = [
+            Arc::new(TimestampMicrosecondArray::from(vec![100; samples.len()])),
+            Arc::new(samples.iter().map(|s| Some(s.1)).collect::<TimestampMicrosecondArray>()),
+            Arc::new(samples.iter().map(|s| s.2).collect::<Int64Array>()),
+            Arc::new(samples.iter().map(|s| s.3).collect::<Float64Array>()),
+        ];
+        let indices: Vec<usize> = samples.iter().map(|s| s.0).collect();
+        growths.update_batch(&columns, &indices, None, groups).unwrap();
+    }
+
+    type Answer = ((Option<i64>, Option<i64>, i64), (Option<f64>, Option<f64>, i64));
+
+    fn answers(growths: &mut Growths, emit_to: EmitTo) -> Vec<Answer> {
+        let answer = growths.evaluate(emit_to).unwrap();
+        let answer: &StructArray = answer.as_struct();
+        let int = |column: usize, row: usize| {
+            let column = answer.column(column).as_primitive::<Int64Type>();
+            column.is_valid(row).then(|| column.value(row))
+        };
+        let float = |column: usize, row: usize| {
+            let column = answer.column(column).as_primitive::<Float64Type>();
+            column.is_valid(row).then(|| column.value(row))
+        };
+        (0..answer.len())
+            .map(|row| {
+                let whole = (int(0, row), int(1, row), int(2, row).unwrap());
+                (whole, (float(3, row), float(4, row), int(5, row).unwrap()))
+            })
+            .collect()
+    }
+
+    fn right() -> Vec<Answer> {
+        vec![
+            // 10 → 15, then anew: 4. And 4.0 → 5.0 → 7.0.
+            ((Some(9), Some(4), 2), (Some(3.0), Some(7.0), 2)),
+            ((Some(7), Some(7), 2), (Some(1.0), Some(1.5), 2)),
+            ((None, Some(3), 1), (None, None, 0)),
+            // Before the window only.
+            ((None, None, 0), (None, None, 0)),
+        ]
+    }
+
+    #[test]
+    fn growth_is_counted_from_before_the_window() {
+        let mut growths = fresh();
+        update(&mut growths, &SAMPLES, 4);
+        assert!(growths.size() > fresh().size());
+        assert_eq!(answers(&mut growths, EmitTo::All), right());
+        assert!(answers(&mut growths, EmitTo::All).is_empty());
+    }
+
+    #[test]
+    fn the_first_groups_leave_and_the_rest_move_up() {
+        let mut growths = fresh();
+        update(&mut growths, &SAMPLES, 4);
+        assert_eq!(answers(&mut growths, EmitTo::First(1)), right()[..1]);
+        // What was group 1 is group 0 now, and goes on growing.
+        update(&mut growths, &[(0, 140, Some(8), Some(2.5))], 3);
+        let mut rest = right().split_off(1);
+        rest[0] = ((Some(8), Some(8), 3), (Some(2.0), Some(2.5), 3));
+        assert_eq!(answers(&mut growths, EmitTo::All), rest);
+    }
+
+    #[test]
+    fn states_merge_into_the_same_answer() {
+        for cut in 0..=SAMPLES.len() {
+            let (one, other) = SAMPLES.split_at(cut);
+            let mut whole = fresh();
+            for part in [one, other] {
+                let mut growths = fresh();
+                update(&mut growths, part, 4);
+                let state = growths.state(EmitTo::All).unwrap();
+                whole.merge_batch(&state, &[0, 1, 2, 3], 4).unwrap();
+            }
+            assert_eq!(answers(&mut whole, EmitTo::All), right(), "cut at {cut}");
+        }
+        // And row by row.
+        let mut whole = fresh();
+        update(&mut whole, &[], 4);
+        for sample in SAMPLES {
+            let mut growths = fresh();
+            update(&mut growths, &[(0, sample.1, sample.2, sample.3)], 1);
+            let state = growths.state(EmitTo::All).unwrap();
+            whole.merge_batch(&state, &[sample.0], 4).unwrap();
+        }
+        assert_eq!(answers(&mut whole, EmitTo::All), right());
+    }
+}
