@@ -258,7 +258,8 @@ async fn last_end(engine: &Engine, rule: &str) -> Result<i64, OwnError> {
         let ends = batch.column(0).as_primitive_opt::<Int64Type>()?;
         ends.iter().next().flatten()
     });
-    Ok(ended.unwrap_or(i64::MIN))
+    // Nothing has run: before all that could.
+    Ok(ended.unwrap_or(0))
 }
 
 fn unreadable(error: OwnError) -> SinkError {
