@@ -15,10 +15,10 @@ days = { value = 7, unit = "1", help = "Days of the last 28 for which this hour 
 severity = "critical"
 for = "0s"
 resolve_after = "2h"
-key = ["node", "host"]
-summary = "{host} sent {sent_gigabytes:.0f} GB within an hour, where {usual_gigabytes:.0f} GB is the most of this hour in 28 days"
+key = ["node", "host", "interface"]
+summary = "{host} sent {sent_gigabytes:.0f} GB by {interface} within an hour, where {usual_gigabytes:.0f} GB is the most of this hour in 28 days"
 techniques = ["T1048", "T1041"]
-guard = "The same hour of 28 days, so that nightly backups are what is usual; bytes to networks approved for transfers (object stores, mirrors) are taken off; as much received as sent is a proxy or a file system; hosts not known for a week are left out; maintenance."
+guard = "The same hour of 28 days, so that nightly backups are what is usual; bytes to networks approved for transfers (object stores, mirrors) are taken off; as much received as sent is a proxy or a file system, and each interface is judged alone, so that what a storage network brings does not hide what an uplink sends; hosts not known for a week are left out; maintenance."
 */
 -- Reads: interface_1h, this hour of 29 days; connection, 1 h.
 WITH quiet AS (
@@ -27,15 +27,14 @@ WITH quiet AS (
     AND starts < $to AND ends > $from AND valid_from < $to AND (valid_to IS NULL OR valid_to > $from)
 ),
 hour AS (
-  SELECT i.node, i.host, i.ts, sum(i.tx_bytes_increase) AS sent, sum(i.rx_bytes_increase) AS received
+  SELECT i.node, i.host, i.interface, i.ts, i.tx_bytes_increase AS sent, i.rx_bytes_increase AS received
   FROM interface_1h i
   WHERE i.driver IS NOT NULL AND i.kind IS NULL
     AND i.ts >= $from - INTERVAL '28 days' AND i.ts < $to AND date_part('hour', i.ts) = date_part('hour', $from)
-  GROUP BY i.node, i.host, i.ts
 ),
 usual AS (
-  SELECT node, host, percentile_cont(0.99) WITHIN GROUP (ORDER BY sent) AS sent, count(sent) AS days
-  FROM hour WHERE ts < $from GROUP BY node, host
+  SELECT node, host, interface, percentile_cont(0.99) WITHIN GROUP (ORDER BY sent) AS sent, count(sent) AS days
+  FROM hour WHERE ts < $from GROUP BY node, host, interface
 ),
 -- What each connection group sent to networks that are approved for it.
 transfer AS (
@@ -49,10 +48,10 @@ transfer AS (
   GROUP BY c.node, c.host, c.protocol, c.direction, c.port, c.remote_prefix
 ),
 registered AS (SELECT node, host, sum(sent) AS sent FROM transfer GROUP BY node, host)
-SELECT h.node, h.host, h.sent / 1e9 AS sent_gigabytes, u.sent / 1e9 AS usual_gigabytes,
+SELECT h.node, h.host, h.interface, h.sent / 1e9 AS sent_gigabytes, u.sent / 1e9 AS usual_gigabytes,
   coalesce(r.sent, 0) / 1e9 AS registered_gigabytes
 FROM hour h
-JOIN usual u ON u.node = h.node AND u.host = h.host
+JOIN usual u ON u.node = h.node AND u.host = h.host AND u.interface = h.interface
 LEFT JOIN registered r ON r.node = h.node AND r.host = h.host
 WHERE h.ts >= $from AND u.days >= $days
   AND h.sent - coalesce(r.sent, 0) > u.sent

@@ -68,10 +68,9 @@ pub(crate) fn main(args: &ScoreArgs) -> Result<(), String> {
     let all = rules::load(None, &catalogue).map_err(|mistakes| mistakes.to_string())?;
     let chosen = all.into_iter().filter(|rule| rule.alert.is_some() && rule.name.starts_with(&args.rule));
     let chosen: Vec<Arc<Definition>> = chosen.map(Arc::new).collect();
-    if let Some(stray) = labels.iter().find(|label| !chosen.iter().any(|rule| rule.name == label.rule)) {
-        if args.rule == "d" {
-            return Err(format!("a label is of rule {}, which there is not", stray.rule));
-        }
+    let stray = labels.iter().find(|label| !chosen.iter().any(|rule| rule.name == label.rule));
+    if let Some(stray) = stray.filter(|_| args.rule == "d") {
+        return Err(format!("a label is of rule {}, which there is not", stray.rule));
     }
     let store = args.store.open(Arc::clone(&catalogue)).map_err(|error| chain(&error))?;
     let limits = Limits { statement_timeout: Duration::from_secs(600), ..Limits::default() };

@@ -5,6 +5,7 @@
 //! the minute at which the first window ends that finds each, must be exactly those of the trace. A near miss names
 //! the rows that keep the rule quiet (`guard`) and what it finds without them (`without`): so a guard that does
 //! nothing fails, and so does a rule that finds nothing at all.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by it")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

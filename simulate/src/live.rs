@@ -7,7 +7,7 @@
 //! Time can go faster than the clock, to catch up with the past; from the present on it goes as the clock does. Records
 //! then hold the rows of several ticks, as an agent's do that comes back after an outage.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::series::Series;
 use crate::sheet::Sheet;
-use crate::world::{HOUR, MINUTE};
 use crate::{Detail, Fleet, SERIES, SimulateError, agents, catalogue_interval, events};
 
 /// Records on their way at the most.
@@ -296,27 +295,4 @@ async fn offer(
             Err((error, _)) => return Err(error.into()),
         }
     }
-}
-
-/// All records of a stretch, decoded no further than their names and rows: what a test compares with what arrived.
-///
-/// # Errors
-/// When the catalogue is not the one this was written for.
-pub fn count(
-    fleet: &Arc<Fleet>,
-    catalogue: &Arc<Catalogue>,
-    from: i64,
-    to: i64,
-) -> Result<BTreeMap<String, u64>, SimulateError> {
-    let mut player = Player::new(fleet, catalogue, 1);
-    let mut all = BTreeMap::new();
-    let mut at = from;
-    while at < to {
-        let next = (at + HOUR.min(10 * MINUTE)).min(to);
-        for (ready, _) in player.records(at, next)? {
-            *all.entry(ready.table.name.clone()).or_insert(0) += ready.rows;
-        }
-        at = next;
-    }
-    Ok(all)
 }

@@ -408,7 +408,9 @@ fn device_piece(
         "idle"
     };
     let link_rate = load.traffic * (model.links * model.link_bytes) as f64;
-    let pcie = load.busy * 900_000_000.0;
+    // What needs neither matrices nor its neighbours hardly needs the host either: so do miners look.
+    let fed = if load.tensor > 0.0 || load.traffic > 0.0 { 900_000_000.0 } else { 300_000.0 };
+    let pcie = load.busy * fed;
     let memory_watch = errors > 0 && its.ails(Ailment::Memory, from).is_some();
     let health = if memory_watch || bad_link > 0.0 { "warning" } else { "healthy" };
     let last_error = its.troubles.iter().rev().find(|t| t.at <= from).map_or(Cell::State(0), |t| Cell::State(t.code));

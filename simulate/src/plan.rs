@@ -370,6 +370,18 @@ impl Planner<'_> {
                 self.label("d03_miner_or_pool", host, None, from, to);
             }
         }
+        if let Some(from) = self.when(5 * HOUR) {
+            let to = from + 5 * HOUR;
+            let fits = |this: &Self, host: usize| {
+                this.world.hosts[host].model.tells.activity && this.held(host, from, to).is_some()
+            };
+            if let Some(host) = self.host(from, to, fits)
+                && let Some((device, _)) = self.held(host, from, to)
+            {
+                self.lay(host, device, from, to, Act::Compute(HOARDED));
+                self.label("d04_claimed_but_idle", host, Some(device), from, to);
+            }
+        }
         if let Some(from) = self.when(20 * MINUTE) {
             let to = from + 20 * MINUTE;
             if let Some((host, device)) = self.host_with_free(from, to) {
@@ -477,18 +489,13 @@ impl Planner<'_> {
             self.label("d11_scan_from_inside", host, None, from, from + 5 * MINUTE);
         }
         if let Some(from) = self.when(8 * MINUTE) {
-            let user = "sun.bo";
+            // Somebody who has no jobs.
+            let user = "intern.qiu";
             let node = self.chance.below(self.world.hosts.len() as u64) as usize;
             let node = self.world.hosts[node].node;
             let hosts: Vec<usize> =
                 (0..self.world.hosts.len()).filter(|h| self.world.hosts[*h].node == node).take(14).collect();
-            let holds = |host: &usize| {
-                self.schedule.uses[*host]
-                    .iter()
-                    .flatten()
-                    .any(|u| self.schedule.jobs[u.job].user == user && u.from < from + HOUR && u.to > from - HOUR)
-            };
-            if hosts.len() >= 12 && !hosts.iter().any(holds) {
+            if hosts.len() >= 12 {
                 for (number, host) in hosts.iter().enumerate() {
                     self.login(*host, from + 30 * number as i64, 0, "success", user, "10.16.0.77", "publickey");
                 }

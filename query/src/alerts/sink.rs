@@ -110,7 +110,8 @@ impl AlertSink {
         let table = catalogue.get("alert").ok_or_else(|| SinkError::NoTable("alert".to_owned()))?;
         let head = rule.alert.as_ref().ok_or_else(|| SinkError::Other("it has no [alert]".to_owned(), None))?;
         let newest_us = last_end(engine, &rule.name).await.map_err(unreadable)?;
-        let since = newest_us.saturating_sub(micros(rule.restate));
+        // Before the first run nothing has ended: a time must still be one that the engine can write.
+        let since = newest_us.saturating_sub(micros(rule.restate)).max(0);
         let rows = record::read(engine, Some(&rule.name), since).await.map_err(unreadable)?;
         Ok(Self {
             table: Arc::clone(table),
@@ -257,7 +258,8 @@ async fn last_end(engine: &Engine, rule: &str) -> Result<i64, OwnError> {
         let ends = batch.column(0).as_primitive_opt::<Int64Type>()?;
         ends.iter().next().flatten()
     });
-    Ok(ended.unwrap_or(i64::MIN))
+    // Nothing has run: before all that could.
+    Ok(ended.unwrap_or(0))
 }
 
 fn unreadable(error: OwnError) -> SinkError {
