@@ -40,7 +40,6 @@ async fn filters_reach_the_tables_through_views() {
     for (from, table) in [
         ("allocation_span", "allocation"),
         ("accelerator_now", "accelerator"),
-        ("capacity_now", "registry_resource"),
         ("host_now", "agent"),
         ("link_now", "link"),
         ("utilization_hourly", "accelerator_1h"),

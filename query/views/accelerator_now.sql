@@ -83,16 +83,42 @@ worked_on AS (
   WHERE device IS NOT NULL AND starts <= now() AND now() < ends
     AND valid_from <= now() AND (valid_to IS NULL OR now() < valid_to)
 ),
+-- Both sides under one another and folded, rather than joined in full, so that filters reach their tables.
+told AS (
+  SELECT node, host, device, true AS is_registered, false AS is_fresh,
+    status = 'in_service' AND NOT host_is_cordoned AS is_offered, host_in_maintenance, host_seen, fabric, rack, identifier,
+    NULL AS last_seen, NULL AS vendor, NULL AS model, NULL AS utilization_ratio, NULL AS core_active_ratio,
+    NULL AS memory_used_bytes, NULL AS memory_total_bytes, NULL AS power_watts, NULL AS temperature_celsius,
+    NULL AS trouble
+  FROM registered
+  UNION ALL
+  SELECT node, host, device, false, true, NULL, NULL, NULL, NULL, NULL, NULL, last_seen, vendor, model,
+    utilization_ratio, core_active_ratio, memory_used_bytes, memory_total_bytes, power_watts, temperature_celsius,
+    trouble
+  FROM fresh
+),
 known AS (
-  SELECT coalesce(r.node, f.node) AS node, coalesce(r.host, f.host) AS host, coalesce(r.device, f.device) AS device,
-    r.device IS NOT NULL AS is_registered,
-    f.device IS NOT NULL AS is_fresh,
-    r.status = 'in_service' AND NOT r.host_is_cordoned AS is_offered,
-    r.host_in_maintenance, r.host_seen, r.fabric, r.rack, r.identifier,
-    f.last_seen, f.vendor, f.model, f.utilization_ratio, f.core_active_ratio, f.memory_used_bytes,
-    f.memory_total_bytes, f.power_watts, f.temperature_celsius, nullif(f.trouble, '') AS trouble
-  FROM registered r
-  FULL JOIN fresh f ON f.node = r.node AND f.host = r.host AND f.device = r.device
+  SELECT node, host, device,
+    bool_or(is_registered) AS is_registered,
+    bool_or(is_fresh) AS is_fresh,
+    bool_or(is_offered) AS is_offered,
+    bool_or(host_in_maintenance) AS host_in_maintenance,
+    max(host_seen) AS host_seen,
+    max(fabric) AS fabric,
+    max(rack) AS rack,
+    max(identifier) AS identifier,
+    max(last_seen) AS last_seen,
+    max(vendor) AS vendor,
+    max(model) AS model,
+    max(utilization_ratio) AS utilization_ratio,
+    max(core_active_ratio) AS core_active_ratio,
+    max(memory_used_bytes) AS memory_used_bytes,
+    max(memory_total_bytes) AS memory_total_bytes,
+    max(power_watts) AS power_watts,
+    max(temperature_celsius) AS temperature_celsius,
+    nullif(max(trouble), '') AS trouble
+  FROM told
+  GROUP BY node, host, device
 ),
 judged AS (
   SELECT k.*,
