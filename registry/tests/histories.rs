@@ -1,5 +1,6 @@
 //! Random imports, and a model that is as simple as it can be: a list of all that was ever said. The registry, read back
 //! from the store, must say the same at every time; refuse what breaks a rule, and then say what it said before.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
