@@ -208,7 +208,7 @@ impl PlaceArgs {
         }
         settings.preset("log.filter", "warn");
         let common = Common::read(&mut settings);
-        settings.tolerate(&["agent", "collector", "query", "kafka", "schedule"]);
+        settings.tolerate(&["agent", "collector", "query", "kafka", "schedule", "alerts"]);
         finish(settings)?;
         common.logs.start();
         Ok(common)

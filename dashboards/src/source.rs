@@ -292,7 +292,9 @@ impl Words {
 
     /// Names the columns that a panel's query mentions, where the panel does not do so itself.
     fn name(&self, panel: &mut Panel) {
-        for mentioned in panel.sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        // What stands in quotes is a name that the panel gives itself, or a text.
+        let bare: String = panel.sql.split(['"', '\'']).step_by(2).collect::<Vec<_>>().join(" ");
+        for mentioned in bare.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             let Some(word) = self.0.get(mentioned) else { continue };
             let text = Text { en: word.en.clone(), zh: word.zh.clone() };
             panel.names.entry(mentioned.to_owned()).or_insert(text);

@@ -27,8 +27,8 @@ const FUNCTIONS: &[&str] = &[
     "time_bucket",
 ];
 
-/// Bare words that are neither: fields of `extract`.
-const WORDS: &[&str] = &["epoch"];
+/// Bare words that are neither: fields of `extract`, and yes.
+const WORDS: &[&str] = &["epoch", "true"];
 
 /// What queries may read: tables of the catalogue, and views and functions by their heads.
 struct Relations {

@@ -119,6 +119,7 @@ fn csv(kind: usize, file: &str, text: &str, mistakes: &mut Mistakes) -> Option<S
     }
     let mut sheet = Sheet { kind, file: file.to_owned(), columns, rows: Vec::new() };
     let mut record = csv::StringRecord::new();
+    let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
     loop {
         match reader.read_record(&mut record) {
             Ok(true) => {}
@@ -128,7 +129,8 @@ fn csv(kind: usize, file: &str, text: &str, mistakes: &mut Mistakes) -> Option<S
                 return Some(sheet);
             }
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        let from = record.position().map_or(0, |at| usize::try_from(at.byte()).unwrap_or(usize::MAX));
+        let line = lines.of(from);
         if record.len() != sheet.columns.len() {
             let (found, wanted) = (record.len(), sheet.columns.len());
             mistakes.add(format!("{file}, line {line}"), format!("has {found} fields where the header has {wanted}"));
@@ -141,6 +143,25 @@ fn csv(kind: usize, file: &str, text: &str, mistakes: &mut Mistakes) -> Option<S
         let cells = record.iter().enumerate().filter(|(_, text)| !text.is_empty());
         let cells = cells.map(|(at, text)| (at, Cell::Text(text.to_owned()))).collect();
         sheet.rows.push(Row { place: Place::Line(line), cells });
+    }
+}
+
+/// Counts lines as an editor does. The reader's own count takes an empty line, and the second half of the end of a
+/// line on Windows, to be the beginning of the row that follows.
+struct Lines<'t> {
+    text: &'t [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of the row that the reader says begins at `from`. Rows are asked for in their order.
+    fn of(&mut self, from: usize) -> u64 {
+        while let Some(byte) = self.text.get(self.at).filter(|b| self.at < from || matches!(b, b'\r' | b'\n')) {
+            self.line += u64::from(*byte == b'\n');
+            self.at += 1;
+        }
+        self.line
     }
 }
 
@@ -266,13 +287,13 @@ mod tests {
     fn csv_is_read_with_its_lines() {
         // With a mark of byte order, lines of Windows, a name with a comma and a line of commas.
         let (sheets, mistakes) =
-            read("a/node.csv", "\u{feff}node,kind, name\r\n1,site,\"a, b\nc\"\r\n,,\r\n2,site,\r\n");
+            read("a/node.csv", "\u{feff}node,kind, name\r\n1,site,\"a, b\nc\"\r\n,,\r\n\r\n2,site,\r\n");
         assert!(mistakes.is_empty(), "{mistakes:?}");
         let [sheet] = sheets.as_slice() else { panic!("{sheets:?}") };
         assert_eq!(sheet.columns, ["node", "kind", "name"]);
         assert_eq!(
             sheet.rows.iter().map(|row| row.place.clone()).collect::<Vec<_>>(),
-            [Place::Line(2), Place::Line(5)]
+            [Place::Line(2), Place::Line(6)]
         );
         assert_eq!(sheet.rows[0].cells[2], (2, Cell::Text("a, b\nc".to_owned())));
         assert_eq!(sheet.rows[1].cells.len(), 2);

@@ -136,8 +136,19 @@ fn series<C: Default + Send + 'static>(
 pub static CPU: Layout = Layout {
     table: "cpu",
     labels: &["cpu"],
-    cells: &["user_seconds", "system_seconds", "iowait_seconds", "softirq_seconds", "idle_seconds", "frequency_hertz"],
+    cells: &[
+        "user_seconds",
+        "nice_seconds",
+        "system_seconds",
+        "iowait_seconds",
+        "softirq_seconds",
+        "idle_seconds",
+        "frequency_hertz",
+    ],
 };
+
+/// Threads that do low-priority work: what looks after the machine itself.
+const NICE: f64 = 0.031_25;
 
 fn threads_busy(now: &Now<'_>) -> (f64, f64, f64, f64) {
     let user = exact(1.5 + 7.0 * now.sum.busy + 2.0 * now.sum.held + now.hourly(1));
@@ -148,10 +159,10 @@ fn threads_busy(now: &Now<'_>) -> (f64, f64, f64, f64) {
 
 fn cpu(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
     let threads = fleet.world.hosts[host].threads as f64;
-    series(fleet, host, &CPU, vec!["all".into()], every, move |now, c: &mut [Exact; 5]| {
+    series(fleet, host, &CPU, vec!["all".into()], every, move |now, c: &mut [Exact; 6]| {
         let (user, system, wait, soft) = threads_busy(now);
-        let idle = threads - user - system - wait - soft;
-        let mut cells: Vec<Cell> = [user, system, wait, soft, idle]
+        let idle = threads - user - NICE - system - wait - soft;
+        let mut cells: Vec<Cell> = [user, NICE, system, wait, soft, idle]
             .iter()
             .zip(c)
             .map(|(rate, counter)| counter.run(now.rate(*rate), now.seconds))
