@@ -99,7 +99,7 @@ pub(crate) fn main(args: &SimulateArgs) -> Result<(), String> {
     settings.preset("log.filter", "warn");
     let common = Common::read(&mut settings);
     let kafka = KafkaSettings::read(&mut settings);
-    settings.tolerate(&["agent", "collector", "query"]);
+    settings.tolerate(&["agent", "collector", "query", "schedule", "alerts"]);
     finish(settings)?;
     common.logs.start();
     let now = args.until.unwrap_or_else(live::now);
