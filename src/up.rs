@@ -193,7 +193,10 @@ async fn run(
             match fleet {
                 Some((fleet, from)) => crate::simulate::play(&fleet, from, &catalogue, &kafka, &stop).await,
                 // Nobody is simulated, and that goes on until it is stopped.
-                None => Ok(stop.cancelled().await),
+                None => {
+                    stop.cancelled().await;
+                    Ok(())
+                }
             }
         }
     });

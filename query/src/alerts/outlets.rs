@@ -437,10 +437,10 @@ impl Shared {
 
     fn push(&self, lane: &Lane, message: Message) {
         let mut queue = lane.queue.lock();
-        if let Message::Incident(state, incident) = &message {
-            if !queue.seen.insert((incident.id.clone(), *state)) {
-                return;
-            }
+        if let Message::Incident(state, incident) = &message
+            && !queue.seen.insert((incident.id.clone(), *state))
+        {
+            return;
         }
         if queue.overflowed || queue.waiting.len() >= LONGEST_QUEUE {
             queue.overflowed = true;
