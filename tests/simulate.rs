@@ -57,7 +57,7 @@ async fn a_newcomer_sees_a_past_and_a_present() {
     for (name, wanted) in ["up", "down", "unknown", "maintenance"].iter().zip(truth) {
         assert_eq!(number(&client, &sum(name)).await, Some(wanted), "{name}");
     }
-    assert!(truth[1] > 0 && truth[2] > 0, "nothing ever went wrong: {truth:?}");
+    assert!(truth[1] + truth[2] > 0, "nothing ever went wrong: {truth:?}");
 
     // Allocations: hours held, folded by hand from begins and ends.
     let began =
@@ -150,8 +150,12 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
         let where_ = |differs: &str| {
             format!("select count(*) {both} where {ours} and ({differs} or a.host is null or b.host is null)")
         };
-        if number(&client, &where_(&differ.join(" or "))).await != Some(0) {
-            for differs in &differ {
+        // A statement may only be nested so deeply.
+        for some in differ.chunks(16) {
+            if number(&client, &where_(&some.join(" or "))).await == Some(0) {
+                continue;
+            }
+            for differs in some {
                 assert_eq!(number(&client, &where_(differs)).await, Some(0), "{name}: {differs}");
             }
         }
