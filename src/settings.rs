@@ -126,6 +126,7 @@ mod tests {
         let mut settings = Settings::default();
         AllSettings::read_noting_mistakes(&mut settings);
         for setting in settings.described() {
+            assert!(nodescope_service::settings::is_reached_by_variable(&setting.key), "{}", setting.key);
             let (of, key) = setting.key.split_once('.').unwrap();
             if of != section {
                 section = of.to_owned();

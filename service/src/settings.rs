@@ -223,13 +223,18 @@ impl Settings {
 }
 
 /// Sections that there are. A variable of another name is not ours to judge.
-const SECTIONS: &[&str] = &["node", "log", "kafka", "agent", "store", "collector", "query", "schedule"];
+const SECTIONS: &[&str] = &["node", "log", "kafka", "agent", "store", "collector", "query", "schedule", "alerts"];
 
 /// `NODESCOPE_KAFKA_BROKERS` → `kafka.brokers`.
 fn key_of_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix("NODESCOPE_")?.to_ascii_lowercase();
     let (section, key) = rest.split_once('_')?;
     SECTIONS.contains(&section).then(|| format!("{section}.{key}"))
+}
+
+/// Whether the variable of that key is looked at.
+pub fn is_reached_by_variable(key: &str) -> bool {
+    key_of_variable(&variable_of_key(key)).as_deref() == Some(key)
 }
 
 /// `kafka.brokers` → `NODESCOPE_KAFKA_BROKERS`.
