@@ -134,7 +134,7 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
                 differ.push(if *part == "mean" {
                     format!("coalesce(abs(a.{c} - b.{c}) > 1e-12 * abs(a.{c}), (a.{c} is null) <> (b.{c} is null))")
                 } else {
-                    format!("a.{c} is distinct from b.{c}")
+                    format!("(a.{c} is distinct from b.{c})")
                 });
             }
         }

@@ -49,9 +49,9 @@ async fn filters_reach_the_tables_through_views() {
         let plan = ask(&engine, &format!("EXPLAIN SELECT * FROM {from} WHERE node = 'n'")).await;
         let scans: Vec<&str> = plan.lines().filter(|line| line.contains(&format!("TableScan: {table} "))).collect();
         assert!(!scans.is_empty(), "{from}\n{plan}");
-        for scan in scans {
-            assert!(scan.contains(&format!("{table}.node = Utf8(\"n\")")), "{from}: {scan}");
-        }
+        // Of several scans the one of the rows themselves: names that may mean a device are read of all nodes.
+        let is_of_node = |scan: &&str| scan.contains(&format!("{table}.node = Utf8(\"n\")"));
+        assert!(scans.iter().any(is_of_node), "{from}: {scans:?}");
     }
 }
 
