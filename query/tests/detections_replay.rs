@@ -2,7 +2,6 @@
 //!
 //! The seeds here are not those that the rules were tuned on (`rules/scores.toml` says which those were).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by it")]
-#![allow(clippy::unwrap_used, reason = "it is for tests")]
 
 use std::sync::Arc;
 use std::time::Duration;

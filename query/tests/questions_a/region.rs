@@ -190,7 +190,7 @@ impl Region {
         }
         let mut resources = Vec::new();
         for node in NODES {
-            for model in 0..MODELS.len() {
+            for (model, (_, _, flops)) in MODELS.iter().enumerate() {
                 for (precision, sparsity, basis, factor) in [
                     ("fp16", "dense", "nominal", 1.0),
                     ("fp16", "dense", "measured", 0.7),
@@ -205,7 +205,7 @@ impl Region {
                             sparsity,
                             basis,
                             devices: r.random_range(1..40),
-                            flops: MODELS[model].2 * factor * *[0.9, 1.0].choose(r).expect("one"),
+                            flops: flops * factor * *[0.9, 1.0].choose(r).expect("one"),
                             is_now: r.random_bool(0.9),
                         });
                     }
