@@ -52,7 +52,9 @@ impl Relations {
             let head = text.split_once("/*").and_then(|(_, rest)| rest.split_once("*/")).expect("a view has a head").0;
             let head: toml::Table = head.parse().expect("its head is TOML");
             let columns = head["columns"].as_table().expect("it names its columns").keys().cloned().collect();
-            relations.columns.insert(path.file_stem().expect("a file has a name").to_string_lossy().into_owned(), columns);
+            relations
+                .columns
+                .insert(path.file_stem().expect("a file has a name").to_string_lossy().into_owned(), columns);
         }
         relations
     }
