@@ -319,7 +319,7 @@ mod tests {
     fn rule(key: &str) -> Definition {
         let text = format!(
             "/*\ntitle = \"x\"\nevery = \"1m\"\nsink = \"alert\"\n[alert]\nseverity = \"info\"\nkey = [{key}]\n\
-             summary = \"x\"\ntechniques = []\nresolve_after = \"3m\"\n*/\nSELECT 1 AS node WHERE $from < $to"
+             summary = \"{{node}}\"\ntechniques = []\nresolve_after = \"3m\"\n*/\nSELECT 1 AS node WHERE $from < $to"
         );
         Definition::parse("rules/d99_x.sql", &text, Purpose::Rule).unwrap()
     }
