@@ -137,7 +137,7 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
                     // The simulation counts in doubles, which beyond 2^53 (a month of a busy link) leave out the last
                     // bits; below it, nothing.
                     let bits = format!("abs(b.\"{}_last\") / 1125899906842624.0", column.name);
-                    format!("(a.{c} is distinct from b.{c} and coalesce(abs(a.{c} - b.{c}) > {bits}, true))")
+                    format!("((a.{c} is distinct from b.{c}) and coalesce(abs(a.{c} - b.{c}) > {bits}, true))")
                 } else {
                     format!("(a.{c} is distinct from b.{c})")
                 });
