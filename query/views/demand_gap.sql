@@ -21,20 +21,9 @@ free_accelerator_hours = "Of them, hours that they were free."
 gap_accelerator_hours = "What waited less what was free: above zero is demand that capacity cannot meet, below zero is capacity that stood idle, and a wait beside free hours is one of fit."
 */
 WITH hour AS (
-  SELECT a.node, a.host, a.device, a.ts, a.vendor, a.model,
-    COALESCE(LEAST(1.0, CAST(a.samples AS DOUBLE) / NULLIF(a.expected, 0)), 1.0) AS observed
-  FROM accelerator_1h a
-  WHERE a.ts >= COALESCE($from, now() - INTERVAL '1 day') AND a.ts < COALESCE($to, now()) AND a.parent IS NULL
-    AND EXISTS (
-      SELECT 1 FROM registration r
-      WHERE r.node = a.node AND r.host = a.host AND (r.device = '' OR r.device = a.device)
-        AND a.ts >= r.valid_from AND (r.valid_to IS NULL OR a.ts < r.valid_to) AND r.status = 'in_service'
-    )
-    AND NOT EXISTS (
-      SELECT 1 FROM registration r
-      WHERE r.node = a.node AND r.host = a.host AND (r.device = '' OR r.device = a.device)
-        AND a.ts >= r.valid_from AND (r.valid_to IS NULL OR a.ts < r.valid_to) AND r.status <> 'in_service'
-    )
+  SELECT node, host, device, ts, vendor, model, observed_ratio AS observed
+  FROM service_hour
+  WHERE ts >= COALESCE($from, now() - INTERVAL '1 day') AND ts < COALESCE($to, now())
 ),
 held AS (
   SELECT h.node, h.host, h.device, h.ts,

@@ -18,27 +18,12 @@ weeks = "Weeks from the end of the days until the line reaches 1; 0 when it has,
 weeks_low = "Earliest, at 95 %; NULL where even the upper edge does not reach 1."
 weeks_high = "Latest, at 95 %; NULL where the line may as well not rise, that is never."
 */
-WITH hour AS (
-  SELECT a.node, a.host, a.device, a.vendor, a.model, date_bin(INTERVAL '1 day', a.ts) AS day,
-    COALESCE(LEAST(1.0, CAST(a.samples AS DOUBLE) / NULLIF(a.expected, 0)), 1.0) AS observed
-  FROM accelerator_1h a
-  WHERE a.ts >= date_bin(INTERVAL '1 day', COALESCE($from, now() - INTERVAL '28 days'))
-    AND a.ts < date_bin(INTERVAL '1 day', COALESCE($to, now())) AND a.parent IS NULL
-    AND EXISTS (
-      SELECT 1 FROM registration r
-      WHERE r.node = a.node AND r.host = a.host AND (r.device = '' OR r.device = a.device)
-        AND a.ts >= r.valid_from AND (r.valid_to IS NULL OR a.ts < r.valid_to) AND r.status = 'in_service'
-    )
-    AND NOT EXISTS (
-      SELECT 1 FROM registration r
-      WHERE r.node = a.node AND r.host = a.host AND (r.device = '' OR r.device = a.device)
-        AND a.ts >= r.valid_from AND (r.valid_to IS NULL OR a.ts < r.valid_to) AND r.status <> 'in_service'
-    )
-),
-seen AS (
-  SELECT node, host, device, vendor, model, day, SUM(observed) AS hours
-  FROM hour
-  GROUP BY node, host, device, vendor, model, day
+WITH seen AS (
+  SELECT node, host, device, vendor, model, date_bin(INTERVAL '1 day', ts) AS day, SUM(observed_ratio) AS hours
+  FROM service_hour
+  WHERE ts >= date_bin(INTERVAL '1 day', COALESCE($from, now() - INTERVAL '28 days'))
+    AND ts < date_bin(INTERVAL '1 day', COALESCE($to, now()))
+  GROUP BY node, host, device, vendor, model, date_bin(INTERVAL '1 day', ts)
 ),
 held AS (
   SELECT seen.node, seen.host, seen.device, seen.day,

@@ -43,6 +43,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = files![
     "pool_forecast",
     "registration",
     "resource",
+    "service_hour",
     "stragglers",
     "telemetry_health",
     "throttled_hours",
