@@ -10,17 +10,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
-use nodescope_model::catalogue::{Catalogue, Table};
-use nodescope_model::rows::{Rows, Stamp};
 use nodescope_store::Store;
-use nodescope_store::journal::Journal;
-use nodescope_store::location::Location;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -28,7 +24,8 @@ use serde_json::Value;
 
 use support::embedded::free_port;
 use support::killing::seed;
-use support::{PATIENCE, Process, Site, connect, number};
+use support::scheduled::{self, Known, now_us, schedule};
+use support::{PATIENCE, Site, connect, number};
 
 /// Hosts that something is wrong with, one after the other.
 const HOSTS: usize = 6;
@@ -161,57 +158,15 @@ impl Drop for Alertmanager {
     }
 }
 
-fn site(receiver: SocketAddr, alertmanager: SocketAddr) -> (Site, Store) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let rules = folder.path().join("rules");
-    std::fs::create_dir(&rules).expect("a folder");
-    std::fs::write(rules.join("wrong.sql"), RULE).expect("a file");
-    let secret = folder.path().join("secret");
-    std::fs::write(&secret, "of the test\n").expect("a file");
+fn site(receiver: SocketAddr, alertmanager: SocketAddr, secret: &Path) -> (Site, Store) {
     let settings = [
-        ("NODESCOPE_SCHEDULE_RULES_FOLDER", rules.display().to_string()),
-        ("NODESCOPE_SCHEDULE_HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
-        ("NODESCOPE_SCHEDULE_BUILT_IN", "false".to_owned()),
         ("NODESCOPE_ALERTS_ALERTMANAGERS", format!("http://{alertmanager}")),
         ("NODESCOPE_ALERTS_WEBHOOKS", format!("test=http://{receiver}/posted")),
         ("NODESCOPE_ALERTS_WEBHOOK_SECRET_FILE", secret.display().to_string()),
         ("NODESCOPE_ALERTS_LABELS", "site=test".to_owned()),
         ("NODESCOPE_ALERTS_RESEND", "1s".to_owned()),
     ];
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let site = Site::new(folder, "127.0.0.1:1".to_owned(), &settings);
-    let catalogue = Catalogue::load(Some(&site.folder.path().join("catalogue.d"))).expect("tables");
-    let location: Location = site.folder.path().join("store").display().to_string().parse().expect("a place");
-    let store = location.open(Arc::new(catalogue)).expect("a store");
-    (site, store)
-}
-
-fn schedule(site: &Site) -> Process {
-    let mut process = site.start(&["schedule"]);
-    process.says("the schedule begins");
-    process
-}
-
-/// Writes what hosts say into the store.
-struct Source {
-    journal: Journal,
-    table: Arc<Table>,
-    next: i64,
-}
-
-impl Source {
-    async fn say(&mut self, hosts: &[String], content: &str) {
-        let ts_micros = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("later").as_micros());
-        let ts_micros = ts_micros.expect("not so late");
-        let mut batches = Vec::new();
-        for host in hosts {
-            let mut rows = Rows::new(&self.table);
-            rows.begin().text("source", "s").int("number", self.next).text("content", content);
-            batches.push(rows.finish(&Stamp { ts_micros, node: "n", host }));
-            self.next += 1;
-        }
-        self.journal.append(vec![(self.table.clone(), batches)]).await.expect("it is written");
-    }
+    scheduled::site(("wrong.sql", RULE), &[], &settings)
 }
 
 fn counts(told: &Told) -> BTreeMap<(String, String), usize> {
@@ -233,12 +188,12 @@ async fn each_incident_arrives_once_when_it_fires_and_once_when_it_is_over() {
     let heard = Heard::default();
     let receiver = receiver(&heard).await;
     let address = free_port();
-    let (site, store) = site(receiver, address);
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), "of the test\n").expect("it can be written");
+    let (site, store) = site(receiver, address, secret.path());
     let mut alertmanager = Alertmanager::start(&program, site.folder.path(), address, receiver);
-    let table = store.catalogue().get("known").expect("the table").clone();
-    let journal = Journal::open(&store, "journal.source").await.expect("a journal");
-    let mut source = Source { journal, table, next: 0 };
-    source.say(&["well".to_owned()], "right").await;
+    let mut source = Known::new(&store).await;
+    source.write(now_us(), &["well"], "right").await;
     let mut process = schedule(&site);
     let (_query, server) = site.query();
     let client = connect(server).await;
@@ -259,8 +214,9 @@ async fn each_incident_arrives_once_when_it_fires_and_once_when_it_is_over() {
             })
             .map(|at| format!("h{at}"))
             .collect();
-        source.say(&wrong, "wrong").await;
-        source.say(&["well".to_owned()], "right").await;
+        let wrong: Vec<&str> = wrong.iter().map(String::as_str).collect();
+        source.write(now_us(), &wrong, "wrong").await;
+        source.write(now_us(), &["well"], "right").await;
         if now >= kill_at {
             process.kill();
             process = schedule(&site);

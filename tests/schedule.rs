@@ -3,20 +3,16 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use nodescope_model::catalogue::{Catalogue, Table};
-use nodescope_model::rows::{Rows, Stamp};
 use nodescope_store::Store;
-use nodescope_store::journal::Journal;
-use nodescope_store::location::Location;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::Client;
 
 use support::killing::seed;
-use support::{PATIENCE, Process, Site, connect, until};
+use support::scheduled::{self, Known, now_us, schedule};
+use support::{PATIENCE, Site, connect, until};
 
 /// How often the schedule is killed.
 const KILLS: usize = 25;
@@ -42,62 +38,28 @@ sink = "table:tally"
 SELECT $from AS ts, node, host, count(*) AS numbers, sum(number) AS total FROM known
 WHERE ts >= $from AND ts < $to GROUP BY node, host"#;
 
-fn now_us() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_micros()).expect("not so late")
-}
-
-/// A site without a broker: this test fills the store itself.
 fn site() -> (Site, Store) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let rules = folder.path().join("rules");
-    std::fs::create_dir(&rules).expect("a folder");
-    std::fs::write(rules.join("by_second.sql"), RULE).expect("a file");
-    let shown = rules.display().to_string();
-    let settings = [
-        ("NODESCOPE_SCHEDULE_RULES_FOLDER", shown.as_str()),
-        ("NODESCOPE_SCHEDULE_HTTP_ADDRESS", "127.0.0.1:0"),
-        ("NODESCOPE_SCHEDULE_BACKFILL", "0s"),
-        // Nothing but what this test knows beforehand.
-        ("NODESCOPE_SCHEDULE_BUILT_IN", "false"),
-    ];
-    let site = Site::new(folder, "127.0.0.1:1".to_owned(), &settings);
-    std::fs::write(site.folder.path().join("catalogue.d/tally.toml"), TALLY).expect("a file");
-    let catalogue = Catalogue::load(Some(&site.folder.path().join("catalogue.d"))).expect("tables");
-    let location: Location = site.folder.path().join("store").display().to_string().parse().expect("a place");
-    let store = location.open(Arc::new(catalogue)).expect("a store");
-    (site, store)
-}
-
-fn schedule(site: &Site) -> Process {
-    let mut process = site.start(&["schedule"]);
-    process.says("the schedule begins");
-    process
+    let settings = [("NODESCOPE_SCHEDULE_BACKFILL", "0s".to_owned())];
+    scheduled::site(("by_second.sql", RULE), &[("tally.toml", TALLY)], &settings)
 }
 
 /// A program that writes numbers into the store, with the time at which it does.
 struct Source {
-    journal: Journal,
-    table: Arc<Table>,
-    next: i64,
+    known: Known,
     /// Numbers and their sum, by second.
     sent: BTreeMap<i64, (i64, i64)>,
 }
 
 impl Source {
     async fn new(store: &Store) -> Self {
-        let table = store.catalogue().get("known").expect("the table").clone();
-        let journal = Journal::open(store, "journal.source").await.expect("a journal");
-        Self { journal, table, next: 0, sent: BTreeMap::new() }
+        Self { known: Known::new(store).await, sent: BTreeMap::new() }
     }
 
     async fn send(&mut self, ts_micros: i64) {
-        let mut rows = Rows::new(&self.table);
-        rows.begin().text("source", "s").int("number", self.next).text("content", "");
-        let batch = rows.finish(&Stamp { ts_micros, node: "n", host: "h" });
-        self.journal.append(vec![(self.table.clone(), vec![batch])]).await.expect("it is written");
+        let number = self.known.next;
+        self.known.write(ts_micros, &["h"], "").await;
         let second = self.sent.entry(ts_micros.div_euclid(1_000_000)).or_default();
-        *second = (second.0 + 1, second.1 + self.next);
-        self.next += 1;
+        *second = (second.0 + 1, second.1 + number);
     }
 }
 
@@ -181,7 +143,7 @@ async fn whatever_is_killed_every_window_runs_once() {
     }
     assert_gapless(&runs(&client).await);
     assert!(process.interrupt().success(), "Ctrl-C is a clean end");
-    println!("{kills} kills; {} windows; {} numbers", ran.len(), source.next);
+    println!("{kills} kills; {} windows; {} numbers", ran.len(), source.known.next);
 }
 
 #[tokio::test(flavor = "multi_thread")]

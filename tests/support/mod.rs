@@ -12,6 +12,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub mod embedded;
 pub mod killing;
+pub mod scheduled;
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(120);
