@@ -165,6 +165,18 @@ impl Reader {
         state.partitions.entry(partition.clone()).or_insert_with(nothing);
     }
 
+    /// Looks at the store anew: every cut taken after this holds all that was committed before it. A look of others a
+    /// moment ago is not enough, and neither is a list of partitions that lacks one just made.
+    ///
+    /// # Errors
+    /// When the store fails or something in it is damaged.
+    pub async fn look_anew(&self) -> Result<(), StoreError> {
+        let mut state = self.state.lock().await;
+        let state = &mut *state;
+        state.followed = None;
+        self.follow(&mut state.partitions, &mut state.partitions_listed, &mut state.followed).await
+    }
+
     /// The segments that came after `positions`, which move on past them. Every cut taken after this holds their rows.
     /// Empty positions are those of somebody who has never looked, and has missed nothing.
     ///

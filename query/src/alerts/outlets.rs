@@ -52,9 +52,6 @@ const LONGEST_QUEUE: usize = 10_000;
 /// Pauses after a failure: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
-/// What is committed is seen by readers within this.
-const SIGHT: Duration = Duration::from_secs(3);
-
 /// The longest that the end of the process waits for outlets.
 const CLOSING: Duration = Duration::from_secs(15);
 
@@ -374,9 +371,9 @@ impl Outlets {
 /// Why outlets do not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OutletsError {
-    /// The journal cannot be opened.
-    #[error("the journal of what has been told cannot be opened")]
-    Journal(#[from] StoreError),
+    /// The store cannot be looked at.
+    #[error("the store of what has been told cannot be read")]
+    Store(#[from] StoreError),
     /// What has been told cannot be read.
     #[error("what has been told cannot be read back")]
     Read(#[from] OwnError),
@@ -519,6 +516,12 @@ impl Shared {
         Ok(())
     }
 
+    /// The same of all that is committed at this moment.
+    async fn owed_now(&self, lane: &Lane, engine: &Engine) -> Result<(), OutletsError> {
+        engine.reader().look_anew().await?;
+        Ok(self.owed(lane, engine).await?)
+    }
+
     /// What an outlet with a memory as short as ours wants to hear again.
     fn reminders(&self) -> Vec<Arc<Incident>> {
         let mut known = self.known.lock();
@@ -564,8 +567,7 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
                     queue.seen.clear();
                     queue.overflowed = false;
                 }
-                tokio::time::sleep(SIGHT).await;
-                if let Err(error) = shared.owed(&lane, &engine).await {
+                if let Err(error) = shared.owed_now(&lane, &engine).await {
                     tracing::warn!(outlet = outlet.name(), error = chain(&error), "what is owed cannot be read");
                     lane.queue.lock().overflowed = true;
                     tokio::time::sleep(PAUSES.0).await;

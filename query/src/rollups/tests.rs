@@ -90,8 +90,7 @@ impl World {
         let table = Arc::clone(self.store.catalogue().get(table).unwrap());
         let mut journal = Journal::open(&self.store, "journal.test").await.unwrap();
         journal.append(vec![(table, vec![batch])]).await.unwrap();
-        // Questions this close together share one look at the store.
-        tokio::time::sleep(Duration::from_millis(6)).await;
+        self.engine.reader().look_anew().await.unwrap();
     }
 
     /// Moves everything into Parquet.

@@ -243,7 +243,8 @@ impl Schedule {
         let table = Arc::clone(store.catalogue().get("schedule_run").ok_or(ScheduleError::NoTable)?);
         // First the journal, then what is in it: whoever appends after this is noticed by our own first append.
         let journal = Journal::open(store, SCHEDULE).await?;
-        await_sight(&engine, &journal).await?;
+        // A partition that has just been made is in no list that readers have.
+        engine.reader().look_anew().await?;
         engine.reader().expect(journal.partition(), journal.next()).await;
         let names: BTreeSet<&str> = rules.iter().map(|rule| rule.definition.name.as_str()).collect();
         let restate = rules.iter().map(|rule| rule.definition.restate).max().unwrap_or_default();
@@ -585,21 +586,6 @@ impl Schedule {
         self.looked_at = None;
         Ok(())
     }
-}
-
-/// Waits until readers see the journal's end: a partition that has just been made is found at the next listing.
-async fn await_sight(engine: &Engine, journal: &Journal) -> Result<(), StoreError> {
-    let reader = engine.reader();
-    // Sealed and gone altogether, it is in no listing, and there is nothing to wait for.
-    while !reader.store().list_segments(journal.partition(), 0).await?.is_empty() {
-        let mut positions = Positions::new();
-        reader.news(&mut positions).await?;
-        if positions.get(journal.partition()).is_some_and(|seen| *seen >= journal.next()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
 }
 
 /// Asks, and hands what was found to the sink. A fault of the engine costs this run and no other.

@@ -74,8 +74,6 @@ impl Source {
         });
         let batches = batches.collect();
         self.0.append(vec![(Arc::clone(table), batches)]).await.unwrap();
-        // Two looks this close together are one.
-        tokio::time::sleep(Duration::from_millis(6)).await;
     }
 }
 
@@ -127,7 +125,7 @@ impl Schedule {
     async fn until_idle(&mut self, now_us: i64) {
         loop {
             self.looked_at = None;
-            tokio::time::sleep(Duration::from_millis(6)).await;
+            self.engine.reader().look_anew().await.unwrap();
             self.round(now_us).await.unwrap();
             if self.tasks.is_empty() {
                 return;
