@@ -59,10 +59,24 @@ async fn a_newcomer_sees_a_past_and_a_present() {
     }
     assert!(truth[1] + truth[2] > 0, "nothing ever went wrong: {truth:?}");
 
-    // Allocations: hours held, folded by hand from begins and ends.
-    let began =
-        number(&client, "select count(*) from (select distinct host, allocation, device from allocation)").await;
-    assert!(began > Some(100), "{began:?}");
+    // Allocations: seconds held a day ago for a week, where hosts told of begins and ends.
+    let (to, from) = (last - DAY, last - 8 * DAY);
+    let held = number(
+        &client,
+        &format!(
+            "select sum(extract(epoch from least(ended, to_timestamp({to}))) \
+             - extract(epoch from greatest(began, to_timestamp({from}))))::bigint \
+             from held_span where began < to_timestamp({to}) and ended > to_timestamp({from})"
+        ),
+    )
+    .await;
+    let devices = |host: usize| (0..8).map(move |device| (host, device));
+    let truth: i64 = (0..fleet.world.hosts.len())
+        .flat_map(devices)
+        .map(|(host, device)| fleet.held_seconds(host, device, from, to))
+        .sum();
+    assert!(truth > 0);
+    assert_eq!(held, Some(truth), "seconds held");
 
     // The present: newest rows, each once, as many as the fleet made.
     until(
