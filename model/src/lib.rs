@@ -1,7 +1,7 @@
 //! The vocabulary every part of Nodescope shares.
 //!
 //! - [`catalogue`]: which tables there are, which columns they have, what each means.
-//! - [`rows`]: filling one tick's rows of a table.
+//! - [`rows`]: filling one tick's rows of a table; [`cells`]: the values of one column of it.
 //! - [`record`]: one table's rows as a Kafka record, and back.
 //! - [`conform`]: bringing somebody else's batch into the catalogue's shape, or saying why not.
 //! - [`identity`]: who sent a record (agent, boot) and which of them it is (seq).
@@ -12,6 +12,7 @@
 
 pub mod accident;
 pub mod catalogue;
+pub mod cells;
 pub mod conform;
 pub mod identity;
 pub mod page;

@@ -15,15 +15,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, MapBuilder, MapFieldNames,
-    StringBuilder, TimestampMicrosecondBuilder,
-};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::catalogue::{COMMON_COLUMNS, ColumnType, Table};
+use crate::cells::{Cells, end_map};
 
 /// What is the same for all rows of one tick.
 #[derive(Debug, Clone, Copy)]
@@ -36,88 +33,8 @@ pub struct Stamp<'a> {
     pub host: &'a str,
 }
 
-/// Room made at first. Arrow's own guess, 1,024, is for tables, not for one tick of one host.
+/// Room made at first: one tick of one host has few rows.
 const ROWS: usize = 8;
-
-enum Cells {
-    Int(Int64Builder),
-    Float(Float64Builder),
-    Text(StringBuilder),
-    Bool(BooleanBuilder),
-    Timestamp(TimestampMicrosecondBuilder),
-    Bytes(BinaryBuilder),
-    IntMap(MapBuilder<StringBuilder, Int64Builder>),
-    TextMap(MapBuilder<StringBuilder, StringBuilder>),
-}
-
-/// The names that [`ColumnType::data_type`] gives the parts of a map.
-fn map_names() -> Option<MapFieldNames> {
-    Some(MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() })
-}
-
-impl Cells {
-    fn new(column_type: ColumnType) -> Self {
-        match column_type {
-            ColumnType::Int => Self::Int(Int64Builder::with_capacity(ROWS)),
-            ColumnType::Float => Self::Float(Float64Builder::with_capacity(ROWS)),
-            ColumnType::Text => Self::Text(StringBuilder::with_capacity(ROWS, 16 * ROWS)),
-            ColumnType::Bool => Self::Bool(BooleanBuilder::with_capacity(ROWS)),
-            ColumnType::Timestamp => Self::Timestamp(
-                TimestampMicrosecondBuilder::with_capacity(ROWS).with_data_type(ColumnType::Timestamp.data_type()),
-            ),
-            ColumnType::Bytes => Self::Bytes(BinaryBuilder::with_capacity(ROWS, 16 * ROWS)),
-            ColumnType::IntMap => Self::IntMap(MapBuilder::new(map_names(), StringBuilder::new(), Int64Builder::new())),
-            ColumnType::TextMap => {
-                Self::TextMap(MapBuilder::new(map_names(), StringBuilder::new(), StringBuilder::new()))
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Int(b) => b.len(),
-            Self::Float(b) => b.len(),
-            Self::Text(b) => b.len(),
-            Self::Bool(b) => b.len(),
-            Self::Timestamp(b) => b.len(),
-            Self::Bytes(b) => b.len(),
-            Self::IntMap(b) => b.len(),
-            Self::TextMap(b) => b.len(),
-        }
-    }
-
-    fn append_null(&mut self) {
-        match self {
-            Self::Int(b) => b.append_null(),
-            Self::Float(b) => b.append_null(),
-            Self::Text(b) => b.append_null(),
-            Self::Bool(b) => b.append_null(),
-            Self::Timestamp(b) => b.append_null(),
-            Self::Bytes(b) => b.append_null(),
-            Self::IntMap(b) => append_map(b, None),
-            Self::TextMap(b) => append_map(b, None),
-        }
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Int(b) => Arc::new(b.finish()),
-            Self::Float(b) => Arc::new(b.finish()),
-            Self::Text(b) => Arc::new(b.finish()),
-            Self::Bool(b) => Arc::new(b.finish()),
-            Self::Timestamp(b) => Arc::new(b.finish()),
-            Self::Bytes(b) => Arc::new(b.finish()),
-            Self::IntMap(b) => Arc::new(b.finish()),
-            Self::TextMap(b) => Arc::new(b.finish()),
-        }
-    }
-}
-
-/// Ends a map's row: with what was put into it, or NULL.
-fn append_map<K: ArrayBuilder, V: ArrayBuilder>(map: &mut MapBuilder<K, V>, filled: Option<()>) {
-    // It refuses only keys and values of different number, which we append in pairs.
-    map.append(filled.is_some()).expect("keys and values are appended in pairs");
-}
 
 /// Rows of one table under construction. Reused from tick to tick.
 pub struct Rows {
@@ -132,7 +49,7 @@ impl Rows {
     pub fn new(table: &Arc<Table>) -> Self {
         Self {
             index: table.columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect(),
-            cells: table.columns.iter().map(|c| Cells::new(c.column_type)).collect(),
+            cells: table.columns.iter().map(|c| Cells::new(c.column_type, ROWS)).collect(),
             table: table.clone(),
             rows: 0,
         }
@@ -181,7 +98,7 @@ impl Rows {
                             b.keys().extend(entries.column(0).as_string::<i32>().iter());
                             b.values().extend(entries.column(1).as_primitive::<Int64Type>().iter());
                         }
-                        append_map(b, entries.map(|_| ()));
+                        end_map(b, entries.is_some());
                     }
                 }
                 Cells::TextMap(b) => {
@@ -190,7 +107,7 @@ impl Rows {
                             b.keys().extend(entries.column(0).as_string::<i32>().iter());
                             b.values().extend(entries.column(1).as_string::<i32>().iter());
                         }
-                        append_map(b, entries.map(|_| ()));
+                        end_map(b, entries.is_some());
                     }
                 }
             }
@@ -286,7 +203,7 @@ impl Row<'_> {
                 cells.keys().append_value(name);
                 cells.values().append_value(value);
             }
-            append_map(cells, Some(()));
+            end_map(cells, true);
         } else {
             debug_assert!(false, "{}.{column} is no int_map column", self.rows.table.name);
         }
@@ -300,7 +217,7 @@ impl Row<'_> {
                 cells.keys().append_value(name);
                 cells.values().append_value(value);
             }
-            append_map(cells, Some(()));
+            end_map(cells, true);
         } else {
             debug_assert!(false, "{}.{column} is no text_map column", self.rows.table.name);
         }

@@ -56,12 +56,6 @@ fn base_watts(busy: f64) -> f64 {
     exact(780.0 + 95.0 * busy)
 }
 
-/// Watts that the management controller tells.
-pub fn host_watts(fleet: &Fleet, host: usize, at: i64) -> f64 {
-    let sum = sum(fleet, host, at);
-    sum.watts + base_watts(sum.busy)
-}
-
 /// Every second at which something of a host turns.
 fn turns(fleet: &Fleet, host: usize) -> Vec<i64> {
     let life = &fleet.lives[host];

@@ -6,13 +6,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{
-    ArrayBuilder, BooleanBuilder, Float64Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder,
-    TimestampMicrosecondBuilder,
-};
 use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use nodescope_model::catalogue::{COMMON_COLUMNS, ColumnType, Table};
+use nodescope_model::cells::{Cells, end_map};
 
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,95 +32,35 @@ pub enum Datum<'a> {
     Texts(&'a [(String, String)]),
 }
 
-enum Cells {
-    Numbers(MapBuilder<StringBuilder, Int64Builder>),
-    Texts(MapBuilder<StringBuilder, StringBuilder>),
-    Int(Int64Builder),
-    Float(Float64Builder),
-    Text(StringBuilder),
-    Bool(BooleanBuilder),
-    Time(TimestampMicrosecondBuilder),
-}
+/// Room made at first.
+const ROWS: usize = 1_024;
 
-fn map_names() -> MapFieldNames {
-    MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() }
-}
-
-/// Ends a map. Keys and values are appended in pairs, which is all that it refuses.
-fn end_map<V: ArrayBuilder>(map: &mut MapBuilder<StringBuilder, V>, is_there: bool) {
-    let ended = map.append(is_there);
-    debug_assert!(ended.is_ok(), "keys and values in pairs");
-}
-
-fn times() -> TimestampMicrosecondBuilder {
-    TimestampMicrosecondBuilder::new().with_data_type(ColumnType::Timestamp.data_type())
-}
-
-impl Cells {
-    fn new(column_type: ColumnType) -> Option<Self> {
-        Some(match column_type {
-            ColumnType::Int => Self::Int(Int64Builder::new()),
-            ColumnType::Float => Self::Float(Float64Builder::new()),
-            ColumnType::Text => Self::Text(StringBuilder::new()),
-            ColumnType::Bool => Self::Bool(BooleanBuilder::new()),
-            ColumnType::Timestamp => Self::Time(times()),
-            ColumnType::IntMap => {
-                Self::Numbers(MapBuilder::new(Some(map_names()), StringBuilder::new(), Int64Builder::new()))
+fn push(cells: &mut Cells, value: Datum<'_>) {
+    #[allow(clippy::cast_precision_loss, reason = "a whole number given to a float column is a small one")]
+    match (cells, value) {
+        (Cells::Int(b), Datum::Int(v)) => b.append_value(v),
+        (Cells::Float(b), Datum::Float(v)) => b.append_value(v),
+        (Cells::Float(b), Datum::Int(v)) => b.append_value(v as f64),
+        (Cells::Text(b), Datum::Text(v)) => b.append_value(v),
+        (Cells::Bool(b), Datum::Bool(v)) => b.append_value(v),
+        (Cells::Timestamp(b), Datum::Time(v)) => b.append_value(v),
+        (Cells::IntMap(b), Datum::Numbers(entries)) => {
+            for (name, value) in entries {
+                b.keys().append_value(name);
+                b.values().append_value(*value);
             }
-            ColumnType::TextMap => {
-                Self::Texts(MapBuilder::new(Some(map_names()), StringBuilder::new(), StringBuilder::new()))
-            }
-            ColumnType::Bytes => return None,
-        })
-    }
-
-    fn push(&mut self, value: Datum<'_>) {
-        #[allow(clippy::cast_precision_loss, reason = "a whole number given to a float column is a small one")]
-        match (self, value) {
-            (Self::Int(b), Datum::Int(v)) => b.append_value(v),
-            (Self::Float(b), Datum::Float(v)) => b.append_value(v),
-            (Self::Float(b), Datum::Int(v)) => b.append_value(v as f64),
-            (Self::Text(b), Datum::Text(v)) => b.append_value(v),
-            (Self::Bool(b), Datum::Bool(v)) => b.append_value(v),
-            (Self::Time(b), Datum::Time(v)) => b.append_value(v),
-            (Self::Numbers(b), Datum::Numbers(entries)) => {
-                for (name, value) in entries {
-                    b.keys().append_value(name);
-                    b.values().append_value(*value);
-                }
-                end_map(b, true);
-            }
-            (Self::Texts(b), Datum::Texts(entries)) => {
-                for (name, value) in entries {
-                    b.keys().append_value(name);
-                    b.values().append_value(value);
-                }
-                end_map(b, true);
-            }
-            (cells, value) => {
-                debug_assert!(value == Datum::Null, "a value of another type than its column's: {value:?}");
-                match cells {
-                    Self::Int(b) => b.append_null(),
-                    Self::Float(b) => b.append_null(),
-                    Self::Text(b) => b.append_null(),
-                    Self::Bool(b) => b.append_null(),
-                    Self::Time(b) => b.append_null(),
-                    Self::Numbers(b) => end_map(b, false),
-                    Self::Texts(b) => end_map(b, false),
-                }
-            }
+            end_map(b, true);
         }
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Int(b) => Arc::new(b.finish()),
-            Self::Float(b) => Arc::new(b.finish()),
-            Self::Text(b) => Arc::new(b.finish()),
-            Self::Bool(b) => Arc::new(b.finish()),
-            Self::Time(b) => Arc::new(b.finish()),
-            Self::Numbers(b) => Arc::new(b.finish()),
-            Self::Texts(b) => Arc::new(b.finish()),
+        (Cells::TextMap(b), Datum::Texts(entries)) => {
+            for (name, value) in entries {
+                b.keys().append_value(name);
+                b.values().append_value(value);
+            }
+            end_map(b, true);
+        }
+        (cells, value) => {
+            debug_assert!(value == Datum::Null, "a value of another type than its column's: {value:?}");
+            cells.append_null();
         }
     }
 }
@@ -134,16 +71,14 @@ pub struct Sheet {
     /// Place in the table of each named column, in the order in which they were named.
     places: Vec<usize>,
     cells: Vec<Cells>,
-    ts: TimestampMicrosecondBuilder,
-    node: StringBuilder,
-    host: StringBuilder,
+    common: [Cells; 3],
     rows: usize,
     lean: SchemaRef,
 }
 
 impl Sheet {
-    /// No rows yet. `names` are the columns that will have values; those that the table does not have, or that hold
-    /// bytes, are mistakes of ours.
+    /// No rows yet. `names` are the columns that will have values; those that the table does not have are
+    /// mistakes of ours.
     ///
     /// # Errors
     /// The name of the first such column.
@@ -155,7 +90,7 @@ impl Sheet {
             let wrong = || format!("{}.{name}", table.name);
             let place = table.columns.iter().position(|c| c.name == name).ok_or_else(wrong)?;
             places.push(place);
-            cells.push(Cells::new(table.columns[place].column_type).ok_or_else(wrong)?);
+            cells.push(Cells::new(table.columns[place].column_type, ROWS));
         }
         let schema = table.schema();
         let mut kept: Vec<usize> = places.iter().map(|p| p + COMMON_COLUMNS.len()).collect();
@@ -165,9 +100,7 @@ impl Sheet {
             table: table.clone(),
             places,
             cells,
-            ts: times(),
-            node: StringBuilder::new(),
-            host: StringBuilder::new(),
+            common: [ColumnType::Timestamp, ColumnType::Text, ColumnType::Text].map(|of| Cells::new(of, ROWS)),
             rows: 0,
             lean: Arc::new(Schema::new(lean)),
         })
@@ -190,15 +123,16 @@ impl Sheet {
 
     /// Begins a row; a [`Sheet::push`] for each named column follows, in their order.
     pub fn begin(&mut self, ts_micros: i64, node: &str, host: &str) {
-        self.ts.append_value(ts_micros);
-        self.node.append_value(node);
-        self.host.append_value(host);
+        for (cells, value) in self.common.iter_mut().zip([Datum::Time(ts_micros), Datum::Text(node), Datum::Text(host)])
+        {
+            push(cells, value);
+        }
         self.rows += 1;
     }
 
     /// Gives the value of the named column number `at`.
     pub fn push(&mut self, at: usize, value: Datum<'_>) {
-        self.cells[at].push(value);
+        push(&mut self.cells[at], value);
     }
 
     /// Gives a number to a column of either kind; NULL is `None`.
@@ -207,7 +141,7 @@ impl Sheet {
         match (&mut self.cells[at], value) {
             (Cells::Int(b), value) => b.append_option(value.map(|v| v as i64)),
             (Cells::Float(b), value) => b.append_option(value),
-            (cells, _) => cells.push(Datum::Null),
+            (cells, _) => cells.append_null(),
         }
     }
 
@@ -243,7 +177,7 @@ impl Sheet {
 
     fn common(&mut self) -> [ArrayRef; 3] {
         self.rows = 0;
-        [Arc::new(self.ts.finish()), Arc::new(self.node.finish()), Arc::new(self.host.finish())]
+        self.common.each_mut().map(Cells::finish)
     }
 }
 
