@@ -4,9 +4,9 @@
 mod support;
 
 use nodescope_model::catalogue::{Catalogue, Grain};
-use nodescope_simulate::Fleet;
 use nodescope_simulate::failures::Standing;
 use nodescope_simulate::world::{DAY, HOUR, MINUTE, Options};
+use nodescope_simulate::{Fleet, PASSING, SERIES};
 use support::{Up, connect, number, until};
 
 /// The fleet of a folder, made anew from what names it.
@@ -107,6 +107,18 @@ async fn a_newcomer_sees_a_past_and_a_present() {
         number(&client, &format!("select count(*) from accelerator where {span} and {hosts}")).await,
         Some(wanted)
     );
+    // What comes and goes is there too, all of it.
+    let catalogue = Catalogue::built_in();
+    for table in PASSING {
+        let rows = |host: &usize| {
+            let all = fleet.rows(&catalogue, *host, begin, end, |_| 10).expect("rows");
+            all.get(table).map_or(0, |batch| batch.num_rows() as i64)
+        };
+        let wanted: i64 = prompt.iter().map(rows).sum();
+        let count = format!("select count(*) from {table} where {span} and {hosts}");
+        until(&client, &count, |n| n >= wanted).await;
+        assert_eq!(number(&client, &count).await, Some(wanted), "{table}");
+    }
     assert_eq!(number(&client, "select count(*) from quarantine").await, Some(0));
     assert_eq!(number(&client, "select count(*) from loss").await, Some(0));
     // The real agent goes on beside it.
@@ -122,21 +134,33 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
     let client = connect(([127, 0, 0, 1], up.postgres_port()).into()).await;
     let fleet = fleet(&data);
     let catalogue = Catalogue::built_in();
-    // A minute in the middle of what is there raw.
+    // A minute in the middle of what is there raw, and the newest whole hour of what is there by the minute.
     let newest = fleet.world.options.horizon - 60 * DAY;
-    let end = newest.div_euclid(MINUTE) * MINUTE - 3 * MINUTE;
+    let minute = newest.div_euclid(MINUTE) * MINUTE - 4 * MINUTE;
+    let hour = newest.div_euclid(HOUR) * HOUR - HOUR;
     let mut compared = 0;
-    for name in ["accelerator", "cpu", "memory", "interface", "rdma", "power", "sensor", "link", "system"] {
-        let table = catalogue.get(name).expect("a table");
-        let (_, rule) = nodescope_query::rollups::text(table, Grain::Minute);
+    let tables = SERIES.map(|name| catalogue.get(name).expect("a table"));
+    let moving = tables.iter().filter(|table| table.moves());
+    for (table, grain) in moving.flat_map(|table| Grain::ALL.map(|grain| (*table, grain))) {
+        let (_, rule) = nodescope_query::rollups::text(table, grain);
         let select = rule.split_once("*/").expect("a head").1;
-        // Look-back of five minutes is never less than the rule's own, and hosts were up before.
         let moment = |at: i64| format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", at * 1_000_000);
-        let sql = select.replace("$from", &moment(end - 6 * MINUTE)).replace("$to", &moment(end));
+        // Look-back of five minutes is never less than the rule's own, and hosts were up before.
+        let (begin, from, to) = match grain {
+            Grain::Minute => (minute, minute - 5 * MINUTE, minute + MINUTE),
+            Grain::Hour => (hour, hour, hour + HOUR),
+        };
+        let sql = select.replace("$from", &moment(from)).replace("$to", &moment(to));
+        let title = format!("{}{}", table.name, grain.suffix());
         let key: Vec<String> =
             ["node", "host"].iter().map(|k| (*k).to_owned()).chain(table.entity.iter().cloned()).collect();
         let join: Vec<String> = key.iter().map(|k| format!("a.\"{k}\" = b.\"{k}\"")).collect();
-        let mut differ = vec!["a.samples <> b.samples".to_owned(), "a.expected <> b.expected".to_owned()];
+        let kept = table.kept().map(|column| column.name.as_str());
+        let mut differ: Vec<String> = ["samples", "expected"]
+            .into_iter()
+            .chain(kept)
+            .map(|column| format!("(a.\"{column}\" is distinct from b.\"{column}\")"))
+            .collect();
         for column in table.folded() {
             let parts: &[&str] = if column.kind == nodescope_model::catalogue::Kind::Counter {
                 &["increase", "last"]
@@ -158,14 +182,14 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
             }
         }
         let both = format!(
-            "from ({sql}) a full join (select * from {name}_1m where ts = {}) b on {}",
-            moment(end - MINUTE),
+            "from ({sql}) a full join (select * from {title} where ts = {}) b on {}",
+            moment(begin),
             join.join(" and "),
         );
         // The machine this runs on has an agent of its own, and no history.
         let ours = "coalesce(a.host, b.host) in (select host from registry_registration)";
         let rows = number(&client, &format!("select count(*) {both} where {ours}")).await.expect("a count");
-        assert!(rows > 0, "{name}: nothing to compare");
+        assert!(rows > 0, "{title}: nothing to compare");
         let where_ = |differs: &str| {
             format!("select count(*) {both} where {ours} and ({differs} or a.host is null or b.host is null)")
         };
@@ -175,7 +199,7 @@ async fn a_rollup_is_the_one_that_sql_makes_of_the_rows() {
                 continue;
             }
             for differs in some {
-                assert_eq!(number(&client, &where_(differs)).await, Some(0), "{name}: {differs}");
+                assert_eq!(number(&client, &where_(differs)).await, Some(0), "{title}: {differs}");
             }
         }
         compared += rows * differ.len() as i64;

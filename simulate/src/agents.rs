@@ -102,7 +102,7 @@ fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, rows: f64, every:
             if blinded { Cell::Text("cannot be read: permission denied") } else { Cell::Null },
             cpu.run(if is_all { 0.0029296875 } else { 0.000244140625 }, seconds),
             Cell::level(0.0205078125).told(is_all),
-            Cell::State(1).told(is_all),
+            Cell::whole(1).told(is_all),
             Cell::Text(owner.attacks.configuration(host, from).unwrap_or(CONFIG)).told(is_all),
             loads.jump(0).told(is_all),
             Cell::Count { start: 0, rate: 0 }.told(is_all),

@@ -214,6 +214,10 @@ fn pieces(fleet: &Fleet, catalogue: &Catalogue, options: &HistoryOptions) -> Vec
 fn entities(fleet: &Fleet, table: &str) -> i64 {
     match table {
         "accelerator" => fleet.world.options.accelerators.max(1) as i64,
+        "cpu" => fleet.world.options.accelerators as i64 + 1,
+        // Half of the accelerators have a job of their own.
+        "container" => fleet.world.options.accelerators as i64 + 1,
+        "process" => fleet.world.options.accelerators as i64 + 6,
         "rdma" => (fleet.world.options.accelerators / 2).max(1) as i64,
         "agent" | "connection" => 5,
         "link" | "power" | "sensor" => 3,
@@ -294,7 +298,7 @@ fn raw(
     let mut sheet: Option<Sheet> = None;
     for host in hosts {
         let row = &fleet.world.hosts[host];
-        for mut series in fleet.series(host, table, every) {
+        for mut series in fleet.series(host, table, every, &(from..to)) {
             let sheet = match &mut sheet {
                 Some(sheet) => sheet,
                 none => none.insert(crate::sheet_of(catalogue, &series)?),
@@ -365,10 +369,12 @@ fn rolled(
     let into = catalogue.get(&name).ok_or_else(|| SimulateError::NoTable(name.clone()))?;
     let (every, length) = (catalogue_interval(catalogue, table), grain.length().as_secs() as i64);
     let mut open: Option<(Sheet, Vec<Source>)> = None;
+    let before = (from - 5 * MINUTE).max(fleet.world.options.start);
     for host in hosts {
         let row = &fleet.world.hosts[host];
         let node = &fleet.world.node_of(row).code;
-        for mut series in fleet.series(host, table, every) {
+        for mut series in fleet.series(host, table, every, &(before..to)) {
+            let expected = expected(of, &series, length as f64 / every as f64);
             if open.is_none() {
                 let (mut names, sources) = sources(of, &series);
                 names.splice(0..0, ["revision", "samples", "expected"].map(str::to_owned));
@@ -377,13 +383,18 @@ fn rolled(
             let Some((sheet, sources)) = &mut open else { continue };
             let mut roller = Roller::of(every);
             // What came before the first window belongs to its growth.
-            roller.window(&mut series, (from - 5 * MINUTE).max(fleet.world.options.start), from);
+            roller.window(&mut series, before, from);
             let mut at = from;
-            while at < to {
+            while let Some(next) = series.piece_at(at) {
+                // What is not there yet has no windows.
+                at = at.max(next.from.div_euclid(length) * length);
+                if at >= to {
+                    break;
+                }
                 let window = roller.window(&mut series, at, at + length);
                 if window.samples > 0 {
                     sheet.begin(at * 1_000_000, node, &row.name);
-                    push(sheet, sources, &series, &window, length as f64 / series.every as f64);
+                    push(sheet, sources, &series, &window, expected);
                 }
                 at += length;
             }
@@ -392,10 +403,19 @@ fn rolled(
     finished(open.map(|(sheet, _)| sheet))
 }
 
-fn push(sheet: &mut Sheet, sources: &[Source], series: &Series, window: &Window, expected: f64) {
+/// Rows of a window that are expected, if they are of a series that comes at every tick.
+fn expected(table: &Table, series: &Series, ticks: f64) -> Option<f64> {
+    let is = |column: &str, value: &str| {
+        let place = series.layout.labels.iter().position(|label| *label == column);
+        place.is_some_and(|place| series.labels[place].datum() == Datum::Text(value))
+    };
+    table.rollup_expects.iter().all(|(column, value)| is(column, value)).then_some(ticks)
+}
+
+fn push(sheet: &mut Sheet, sources: &[Source], series: &Series, window: &Window, expected: Option<f64>) {
     sheet.push(0, Datum::Int(0));
     sheet.push(1, Datum::Int(window.samples));
-    sheet.push(2, Datum::Float(expected));
+    sheet.push_number(2, expected);
     for (at, source) in sources.iter().enumerate() {
         let at = at + 3;
         match source {

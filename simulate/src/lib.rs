@@ -7,14 +7,15 @@
 //!
 //! - [`world`]: what is built: nodes, racks, fabrics, hosts, devices ([`models`]: data sheets).
 //! - [`failures`], [`jobs`], [`attacks`] ([`plan`]): what happens, over the whole life of the fleet.
-//! - [`load`], [`machine`], [`links`], [`agents`], [`security`]: the rows that follow ([`series`] for what moves,
-//!   [`events`] for what happens once), and [`registry`]: what was registered.
+//! - [`load`], [`machine`], [`cpus`], [`programs`], [`meters`], [`links`], [`agents`], [`security`]: the rows that
+//!   follow ([`series`] for what moves, [`events`] for what happens once), and [`registry`]: what was registered.
 //! - [`oracle`]: what is true, in plain values, for tests that must not ask SQL.
 //! - [`history`]: into a store, straight. [`live`]: through Kafka, as agents do.
 
 pub mod agents;
 pub mod attacks;
 pub mod chance;
+pub mod cpus;
 pub mod events;
 pub mod failures;
 pub mod history;
@@ -23,9 +24,11 @@ pub mod links;
 pub mod live;
 pub mod load;
 pub mod machine;
+pub mod meters;
 pub mod models;
 pub mod oracle;
 pub mod plan;
+pub mod programs;
 pub mod registry;
 pub mod security;
 pub mod series;
@@ -34,6 +37,7 @@ pub mod told;
 pub mod world;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -43,6 +47,7 @@ use crate::attacks::Attacks;
 use crate::events::Event;
 use crate::failures::{HostLife, Standing};
 use crate::jobs::Schedule;
+use crate::meters::Drawn;
 use crate::series::Series;
 use crate::sheet::Sheet;
 use crate::world::{Options, World};
@@ -117,6 +122,7 @@ pub struct Fleet {
     pub schedule: Schedule,
     /// Who does what they should not.
     pub attacks: Attacks,
+    drawn: Drawn,
 }
 
 impl Fleet {
@@ -132,11 +138,13 @@ impl Fleet {
         let schedule = jobs::schedule(&world, &lives);
         let attacks = plan(&world, &lives, &schedule);
         attacks.silence(&mut lives);
-        Arc::new(Self { world, lives, schedule, attacks })
+        let drawn = Drawn::new(world.nodes.len());
+        Arc::new(Self { world, lives, schedule, attacks, drawn })
     }
 
-    /// The series of one table of a host, in the order of the table's rows.
-    pub fn series(self: &Arc<Self>, host: usize, table: &str, every: i64) -> Vec<Series> {
+    /// The series of one table of a host, in the order of the table's rows. Of what comes and goes ([`PASSING`]), that
+    /// which is there at some time of a stretch; the others are there at all times.
+    pub fn series(self: &Arc<Self>, host: usize, table: &str, every: i64, time: &Range<i64>) -> Vec<Series> {
         match table {
             "accelerator" => {
                 let mut all: Vec<Series> = (0..self.world.hosts[host].devices.len())
@@ -151,6 +159,8 @@ impl Fleet {
             "link" => links::links(self, host, every),
             "agent" | "service" => agents::series(self, host, table, every),
             "connection" => security::connections(self, host, every),
+            "container" => programs::containers(self, host, every, time),
+            "process" => programs::processes(self, host, every, time),
             _ => machine::machine(self, host, table, every),
         }
     }
@@ -197,7 +207,7 @@ impl Fleet {
         let node = &self.world.node_of(row).code;
         for table in SERIES {
             let mut sheet: Option<Sheet> = None;
-            for mut series in self.series(host, table, every(table)) {
+            for mut series in self.series(host, table, every(table), &(from..to)) {
                 let sheet = match &mut sheet {
                     Some(sheet) => sheet,
                     none => none.insert(sheet_of(catalogue, &series)?),
@@ -220,10 +230,11 @@ impl Fleet {
 }
 
 /// Tables that are series.
-pub const SERIES: [&str; 16] = [
+pub const SERIES: [&str; 18] = [
     "accelerator",
     "agent",
     "connection",
+    "container",
     "cpu",
     "disk",
     "filesystem",
@@ -232,12 +243,16 @@ pub const SERIES: [&str; 16] = [
     "memory",
     "nic",
     "power",
+    "process",
     "protocol",
     "rdma",
     "sensor",
     "service",
     "system",
 ];
+
+/// Of these, the ones whose entities come and go.
+pub const PASSING: [&str; 2] = ["container", "process"];
 
 /// How often a table is sampled by the catalogue, seconds; 60 where it does not say.
 pub fn catalogue_interval(catalogue: &Catalogue, table: &str) -> i64 {

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::series::Series;
 use crate::sheet::Sheet;
-use crate::{Detail, Fleet, SERIES, SimulateError, agents, catalogue_interval, events};
+use crate::world::HOUR;
+use crate::{Detail, Fleet, PASSING, SERIES, SimulateError, agents, catalogue_interval, events};
 
 /// Records on their way at the most.
 const IN_FLIGHT: usize = 4_096;
@@ -69,6 +70,8 @@ struct Ready {
 /// A host's series, kept where they are in time.
 struct Playing {
     series: Vec<(&'static str, i64, Vec<Series>)>,
+    /// Until when all is there that comes and goes.
+    passing_until: i64,
     /// Of the agent: number of its boot, and of its next record.
     boot: u64,
     seq: u64,
@@ -96,9 +99,12 @@ impl Player {
                     .into_iter()
                     .map(|table| {
                         let every = catalogue_interval(catalogue, table);
-                        (table, every, fleet.series(host, table, every))
+                        let life = fleet.world.options.start..fleet.world.options.horizon;
+                        let is_passing = PASSING.contains(&table);
+                        (table, every, if is_passing { Vec::new() } else { fleet.series(host, table, every, &life) })
                     })
                     .collect(),
+                passing_until: i64::MIN,
                 boot: 0,
                 seq: 0,
                 late: VecDeque::new(),
@@ -157,7 +163,20 @@ impl Player {
         (ready, RecordId { agent, boot, seq })
     }
 
+    /// What comes and goes is looked for once an hour.
+    fn renew(&mut self, host: usize, from: i64, to: i64) {
+        let until = (to.div_euclid(HOUR) + 1) * HOUR;
+        let playing = &mut self.hosts[host];
+        playing.passing_until = until;
+        for (table, every, series) in playing.series.iter_mut().filter(|(table, _, _)| PASSING.contains(table)) {
+            *series = self.fleet.series(host, table, *every, &(from..until));
+        }
+    }
+
     fn host_records(&mut self, host: usize, from: i64, to: i64) -> Result<Vec<Ready>, SimulateError> {
+        if to > self.hosts[host].passing_until {
+            self.renew(host, from, to);
+        }
         let row = &self.fleet.world.hosts[host];
         let node = &self.fleet.world.node_of(row).code;
         let told = self.fleet.events(host, from, to, Detail::Minutes);
@@ -294,5 +313,43 @@ async fn offer(
             }
             Err((error, _)) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::world::{DAY, MINUTE, Options};
+
+    const NOW: i64 = 1_790_000_000 / HOUR * HOUR;
+
+    #[test]
+    fn what_is_sent_is_what_there_is() {
+        // Over two turns of the hour, where what comes and goes is looked for anew. No agent lags.
+        let (from, to) = (NOW - HOUR - 20 * MINUTE, NOW + 20 * MINUTE);
+        let options = Options { horizon: NOW + DAY, failures: 0.0, ..Options::around(21, 4, 4, NOW, 2) };
+        let (fleet, catalogue) = (Fleet::new(options), Arc::new(Catalogue::built_in()));
+        let mut player = Player::new(&fleet, &catalogue, 1);
+        let mut sent: BTreeMap<(usize, String), u64> = BTreeMap::new();
+        for at in (from..to).step_by(90) {
+            for (ready, _) in player.records(at, (at + 90).min(to)).unwrap_or_else(|e| panic!("{e}")) {
+                if ready.host < 4 {
+                    *sent.entry((ready.host, ready.table.name.clone())).or_default() += ready.rows;
+                }
+            }
+        }
+        let mut there: BTreeMap<(usize, String), u64> = BTreeMap::new();
+        for host in 0..4 {
+            let rows = fleet.rows(&catalogue, host, from, to, |table| catalogue_interval(&catalogue, table));
+            for (table, batch) in rows.unwrap_or_else(|e| panic!("{e}")) {
+                there.insert((host, table.to_owned()), batch.num_rows() as u64);
+            }
+        }
+        let jobs: std::collections::BTreeSet<i64> =
+            fleet.schedule.uses[..4].iter().flatten().flatten().map(|u| u.from).collect();
+        assert!(jobs.range(from..to).next().is_some(), "no job began");
+        assert_eq!(sent, there);
     }
 }

@@ -5,6 +5,7 @@
 //! and the host's power, processors, memory and traffic follow from all of its accelerators. So the physics that a
 //! detection checks (busy at the power of rest, energy that is not power times time) holds for whatever nobody forged.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Fleet;
@@ -148,7 +149,7 @@ fn shape_ripple(shape: &Shape) -> f64 {
 }
 
 /// Every second at which a device's course turns.
-fn device_turns(fleet: &Fleet, host: usize, device: usize) -> Vec<i64> {
+pub(crate) fn device_turns(fleet: &Fleet, host: usize, device: usize) -> Vec<i64> {
     let life = &fleet.lives[host];
     let mut turns = life.turns();
     turns.extend(fleet.schedule.uses[host][device].iter().flat_map(|u| [u.from, u.to]));
@@ -157,7 +158,7 @@ fn device_turns(fleet: &Fleet, host: usize, device: usize) -> Vec<i64> {
     turns
 }
 
-/// A course that turns at given seconds and every hour.
+/// A course that turns at given seconds and every hour, as long as it goes on.
 pub(crate) struct Turning<F> {
     turns: Vec<i64>,
     place: usize,
@@ -167,10 +168,16 @@ pub(crate) struct Turning<F> {
 }
 
 impl<F: FnMut(i64, i64) -> (bool, Vec<Cell>) + Send> Turning<F> {
-    pub(crate) fn new(fleet: &Fleet, mut turns: Vec<i64>, make: F) -> Self {
+    /// For the fleet's whole life.
+    pub(crate) fn new(fleet: &Fleet, turns: Vec<i64>, make: F) -> Self {
+        Self::during(&(fleet.world.options.start..fleet.world.options.horizon), turns, make)
+    }
+
+    /// Of what is there only for a time.
+    pub(crate) fn during(time: &Range<i64>, mut turns: Vec<i64>, make: F) -> Self {
         turns.sort_unstable();
         turns.dedup();
-        Self { turns, place: 0, at: fleet.world.options.start, horizon: fleet.world.options.horizon, make }
+        Self { turns, place: 0, at: time.start, horizon: time.end, make }
     }
 }
 
@@ -246,10 +253,12 @@ pub static ACCELERATOR: Layout = Layout {
         "memory_used_bytes",
         "memory_free_bytes",
         "power_watts",
+        "power_max_watts",
         "power_limit_watts",
         "energy_joules",
         "temperature_celsius",
         "memory_temperature_celsius",
+        "slowdown_temperature_celsius",
         "core_clock_hertz",
         "memory_clock_hertz",
         "core_clock_max_hertz",
@@ -276,6 +285,7 @@ pub static ACCELERATOR: Layout = Layout {
         "voltage_volts",
         "throttle_power_cap_seconds",
         "throttle_software_thermal_seconds",
+        "throttle_hardware_thermal_seconds",
         "pcie_received_bytes_per_second",
         "pcie_transmitted_bytes_per_second",
         "links",
@@ -284,6 +294,7 @@ pub static ACCELERATOR: Layout = Layout {
         "link_transmitted_bytes",
         "health",
         "last_error_code",
+        "recovery_action",
     ],
 };
 
@@ -422,10 +433,13 @@ fn device_piece(
         Cell::whole(used),
         Cell::whole(model.memory - used),
         Cell::Level { base: load.watts, swing: load.ripple, shift },
+        // The crest of the wave.
+        Cell::level(load.watts + 8.0 * load.ripple).told(model.vendor == "nvidia"),
         Cell::level(load.limit),
         c.energy.run(watts, seconds).told(tells.energy),
         Cell::level(load.celsius),
         Cell::level(exact(load.celsius + 6.0 + 4.0 * load.dram)).told(model.vendor != "moore-threads"),
+        Cell::level(89.0).told(tells.throttling),
         Cell::whole(clock),
         Cell::whole(model.memory_clock),
         Cell::whole(model.clock),
@@ -452,6 +466,8 @@ fn device_piece(
         Cell::level(exact(0.72 + 0.25 * load.watts / model.limit_watts)).told(tells.voltage),
         c.capped.run(if load.is_capped && !is_off { 0.25 } else { 0.0 }, seconds).told(tells.throttling),
         c.hot.run(if load.is_throttled && !is_off { 0.75 } else { 0.0 }, seconds).told(tells.throttling),
+        // The driver steps in before the hardware has to.
+        Cell::Sum { start: 0.0, rate: 0.0 }.told(tells.throttling),
         Cell::level(exact(pcie)).told(tells.pcie_rate),
         Cell::level(exact(pcie / 3.0)).told(tells.pcie_rate),
         Cell::whole(model.links).told(model.links > 0),
@@ -460,6 +476,7 @@ fn device_piece(
         c.sent.run(if is_off { 0.0 } else { link_rate }, seconds).told(tells.links),
         Cell::Text(health).told(tells.health),
         last_error.told(tells.health),
+        Cell::Text(if memory_watch { "gpu_reset" } else { "none" }).told(model.vendor == "nvidia"),
     ];
     (standing == Standing::Up && !is_lost, cells)
 }

@@ -1,16 +1,17 @@
-//! The rest of a host: processors, memory, kernel, disks, network, power, sensors.
+//! The rest of a host: memory, kernel, disks, network, power, sensors.
 //!
 //! Each of these follows from what the host's accelerators do together ([`Sum`]): data has to be loaded for them, steps
 //! have to be exchanged, and what they draw the power supplies deliver.
 
 use std::sync::Arc;
 
-use crate::Fleet;
 use crate::chance::{exact, mix, unit};
+use crate::cpus::threads_busy;
 use crate::failures::{Ailment, Standing};
 use crate::load::{Exact, Turning, Whole, device_load};
 use crate::series::{Cell, Label, Layout, Series};
 use crate::world::HOUR;
+use crate::{Fleet, cpus, meters};
 
 /// What a host's accelerators do together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -57,7 +58,7 @@ fn base_watts(busy: f64) -> f64 {
 }
 
 /// Every second at which something of a host turns.
-fn turns(fleet: &Fleet, host: usize) -> Vec<i64> {
+pub(crate) fn turns(fleet: &Fleet, host: usize) -> Vec<i64> {
     let life = &fleet.lives[host];
     let mut turns = life.turns();
     for (device, its) in life.devices.iter().enumerate() {
@@ -69,13 +70,22 @@ fn turns(fleet: &Fleet, host: usize) -> Vec<i64> {
     turns
 }
 
+/// Watts that the whole machine draws at a moment, and until the host's next turn or hour.
+pub(crate) fn watts(fleet: &Fleet, host: usize, at: i64) -> f64 {
+    if fleet.lives[host].standing(at) == Standing::Down {
+        return 0.0;
+    }
+    let sum = sum(fleet, host, at);
+    sum.watts + base_watts(sum.busy)
+}
+
 /// Where a host's course stands at the begin of a piece.
-struct Now<'a> {
+pub(crate) struct Now<'a> {
     fleet: &'a Fleet,
     host: usize,
     from: i64,
-    seconds: i64,
-    sum: Sum,
+    pub(crate) seconds: i64,
+    pub(crate) sum: Sum,
     is_down: bool,
     /// Changed with every reboot.
     boot: i64,
@@ -84,17 +94,18 @@ struct Now<'a> {
 
 impl Now<'_> {
     /// A number in [0, 1) that is the same for the whole hour.
-    fn hourly(&self, salt: u64) -> f64 {
+    pub(crate) fn hourly(&self, salt: u64) -> f64 {
         unit(mix(&[self.fleet.world.hosts[self.host].key, 50, salt, (self.from / HOUR) as u64]))
     }
 
     /// A rate, or nothing while it is down.
-    fn rate(&self, rate: f64) -> f64 {
+    pub(crate) fn rate(&self, rate: f64) -> f64 {
         if self.is_down { 0.0 } else { exact(rate) }
     }
 }
 
-fn series<C: Default + Send + 'static>(
+/// A series of a host, whose counters begin anew with its kernel.
+pub(crate) fn series<C: Default + Send + 'static>(
     fleet: &Arc<Fleet>,
     host: usize,
     layout: &'static Layout,
@@ -126,46 +137,6 @@ fn series<C: Default + Send + 'static>(
     Series::new(layout, host, labels, every, Box::new(Turning::new(fleet, turns(fleet, host), make)))
 }
 
-/// Processors, all together.
-pub static CPU: Layout = Layout {
-    table: "cpu",
-    labels: &["cpu"],
-    cells: &[
-        "user_seconds",
-        "nice_seconds",
-        "system_seconds",
-        "iowait_seconds",
-        "softirq_seconds",
-        "idle_seconds",
-        "frequency_hertz",
-    ],
-};
-
-/// Threads that do low-priority work: what looks after the machine itself.
-const NICE: f64 = 0.031_25;
-
-fn threads_busy(now: &Now<'_>) -> (f64, f64, f64, f64) {
-    let user = exact(1.5 + 7.0 * now.sum.busy + 2.0 * now.sum.held + now.hourly(1));
-    let system = exact(0.6 + 0.9 * now.sum.busy);
-    let wait = exact(0.05 + 0.1 * now.sum.busy * now.hourly(2));
-    (user, system, wait, exact(0.1 + 0.4 * now.sum.traffic))
-}
-
-fn cpu(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
-    let threads = fleet.world.hosts[host].threads as f64;
-    series(fleet, host, &CPU, vec!["all".into()], every, move |now, c: &mut [Exact; 6]| {
-        let (user, system, wait, soft) = threads_busy(now);
-        let idle = threads - user - NICE - system - wait - soft;
-        let mut cells: Vec<Cell> = [user, NICE, system, wait, soft, idle]
-            .iter()
-            .zip(c)
-            .map(|(rate, counter)| counter.run(now.rate(*rate), now.seconds))
-            .collect();
-        cells.push(Cell::Whole { base: 2_900_000_000, swing: 10_000_000, shift: now.shift });
-        cells
-    })
-}
-
 /// Main memory.
 pub static MEMORY: Layout = Layout {
     table: "memory",
@@ -177,33 +148,51 @@ pub static MEMORY: Layout = Layout {
         "buffers_bytes",
         "cached_bytes",
         "dirty_bytes",
+        "writeback_bytes",
+        "anon_pages_bytes",
+        "shmem_bytes",
+        "slab_bytes",
+        "kernel_stack_bytes",
+        "page_tables_bytes",
         "swap_total_bytes",
         "swap_free_bytes",
         "page_faults",
         "major_page_faults",
+        "swapped_in_pages",
+        "swapped_out_pages",
         "oom_kills",
     ],
 };
 
 fn memory(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
     let total = fleet.world.hosts[host].memory;
-    series(fleet, host, &MEMORY, vec![], every, move |now, c: &mut [Whole; 3]| {
+    series(fleet, host, &MEMORY, vec![], every, move |now, c: &mut [Whole; 5]| {
         let used = ((0.03 + 0.08 * now.sum.held + 0.01 * now.hourly(3)) * total as f64) as i64;
-        let used = used.min(total * 9 / 10);
+        let used = used.min(total * 7 / 10);
         let cached = total / 20 + (total / 100) * now.sum.held as i64;
         let free = (total - used - cached).max(1 << 30);
+        // What is used and no cache is the programs', but for what the kernel keeps for itself.
+        let (buffers, slab, stacks, tables): (i64, i64, i64, i64) = (1 << 30, total / 128, 1 << 26, total / 1024);
         vec![
             Cell::whole(total),
             Cell::Whole { base: free, swing: 1 << 24, shift: now.shift },
             Cell::Whole { base: free + cached * 9 / 10, swing: 1 << 24, shift: now.shift },
-            Cell::whole(1 << 30),
+            Cell::whole(buffers),
             Cell::whole(cached),
             Cell::Whole { base: 1 << 28, swing: 1 << 22, shift: now.shift },
+            Cell::Whole { base: 1 << 24, swing: 1 << 20, shift: now.shift },
+            Cell::whole(used - buffers - slab - stacks - tables),
+            Cell::whole(cached / 4),
+            Cell::whole(slab),
+            Cell::whole(stacks),
+            Cell::whole(tables),
             Cell::whole(0),
             Cell::whole(0),
             c[0].run(now.rate(4_000.0 + 30_000.0 * now.sum.busy), now.seconds),
             c[1].run(now.rate(0.2), now.seconds),
             c[2].jump(0),
+            c[3].jump(0),
+            c[4].jump(0),
         ]
     })
 }
@@ -224,7 +213,10 @@ pub static SYSTEM: Layout = Layout {
         "interrupts",
         "pressure_cpu_some_seconds",
         "pressure_memory_some_seconds",
+        "pressure_memory_full_seconds",
         "pressure_io_some_seconds",
+        "pressure_io_full_seconds",
+        "pressure_irq_full_seconds",
         "boot_time_seconds",
         "uptime_seconds",
         "clock_synchronised",
@@ -235,7 +227,7 @@ pub static SYSTEM: Layout = Layout {
 };
 
 fn system(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
-    series(fleet, host, &SYSTEM, vec![], every, |now, c: &mut ([Whole; 3], [Exact; 3])| {
+    series(fleet, host, &SYSTEM, vec![], every, |now, c: &mut ([Whole; 3], [Exact; 6])| {
         let (user, system, wait, soft) = threads_busy(now);
         let run = exact(user + system + soft);
         vec![
@@ -250,7 +242,10 @@ fn system(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c.0[2].run(now.rate(15_000.0 + 30_000.0 * now.sum.busy), now.seconds),
             c.1[0].run(now.rate(0.004), now.seconds),
             c.1[1].run(now.rate(0.0), now.seconds),
-            c.1[2].run(now.rate(0.006 * now.sum.busy), now.seconds),
+            c.1[2].run(now.rate(0.0), now.seconds),
+            c.1[3].run(now.rate(0.006 * now.sum.busy), now.seconds),
+            c.1[4].run(now.rate(0.002 * now.sum.busy), now.seconds),
+            c.1[5].run(now.rate(0.001), now.seconds),
             Cell::whole(now.boot),
             Cell::Rising {
                 start: (now.from - now.boot - now.fleet.attacks.clock(now.host, now.from)) as f64,
@@ -270,6 +265,7 @@ pub static INTERFACE: Layout = Layout {
     labels: &["interface", "driver", "speed_bits_per_second", "mtu_bytes"],
     cells: &[
         "operstate",
+        "duplex",
         "up",
         "carrier",
         "rx_bytes",
@@ -304,6 +300,7 @@ fn interface(fleet: &Arc<Fleet>, host: usize, every: i64, is_storage: bool) -> S
         let size = if is_storage { 4_000.0 } else { 700.0 };
         vec![
             Cell::Text("up"),
+            Cell::Text("full"),
             Cell::Bool(true),
             Cell::Bool(true),
             c[0].run(now.rate(received), now.seconds),
@@ -320,7 +317,8 @@ fn interface(fleet: &Arc<Fleet>, host: usize, every: i64, is_storage: bool) -> S
     })
 }
 
-/// Cards behind the interfaces. What the card counts by priority, in maps, stays NULL.
+/// Cards behind the interfaces. The storage's packets have a priority that may not lose any: there the network pauses
+/// who sends too fast.
 pub static NIC: Layout = Layout {
     table: "nic",
     labels: &["interface", "driver", "firmware", "module", "module_vendor"],
@@ -328,6 +326,10 @@ pub static NIC: Layout = Layout {
         "rx_discards_phy",
         "tx_discards_phy",
         "rx_out_of_buffer",
+        "rx_pause_frames",
+        "tx_pause_frames",
+        "rx_pfc_frames",
+        "tx_pfc_frames",
         "link_down_events_phy",
         "rx_crc_errors_phy",
         "rx_symbol_errors_phy",
@@ -341,15 +343,20 @@ pub static NIC: Layout = Layout {
 fn nic(fleet: &Arc<Fleet>, host: usize, every: i64, is_storage: bool) -> Series {
     let name = if is_storage { "eth1" } else { "eth0" };
     let labels = vec![name.into(), "mlx5_core".into(), "28.39.1002".into(), "QSFP56".into(), "Innolight".into()];
-    series(fleet, host, &NIC, labels, every, |now, c: &mut [Whole; 7]| {
+    series(fleet, host, &NIC, labels, every, move |now, c: &mut [Whole; 11]| {
+        let pauses = if is_storage { 0.02 + 0.2 * now.sum.busy * now.hourly(14) } else { 0.0 };
         vec![
             c[0].jump(0),
             c[1].jump(0),
             c[2].run(now.rate(0.002), now.seconds),
             c[3].jump(0),
             c[4].jump(0),
-            c[5].jump(0),
-            c[6].run(now.rate(3.0), now.seconds),
+            c[5].run(now.rate(pauses), now.seconds).lane("3"),
+            c[6].run(now.rate(pauses / 8.0), now.seconds).lane("3"),
+            c[7].jump(0),
+            c[8].jump(0),
+            c[9].jump(0),
+            c[10].run(now.rate(3.0), now.seconds),
             Cell::Level { base: exact(41.0 + 2.0 * now.sum.traffic), swing: 0.125, shift: now.shift },
             Cell::level(exact(-1.5 - now.hourly(8))),
             Cell::level(exact(0.8)),
@@ -488,7 +495,7 @@ fn package_power(fleet: &Arc<Fleet>, host: usize, every: i64, package: i64) -> S
 pub static SENSOR: Layout = Layout {
     table: "sensor",
     labels: &["name", "kind", "chip", "chip_name", "sensor", "label"],
-    cells: &["temp_celsius", "temp_max_celsius", "temp_crit_celsius", "fan_rpm"],
+    cells: &["temp_celsius", "temp_max_celsius", "temp_crit_celsius", "fan_rpm", "power_watts", "energy_joules"],
 };
 
 fn sensor(fleet: &Arc<Fleet>, host: usize, every: i64, which: usize) -> Series {
@@ -509,6 +516,8 @@ fn sensor(fleet: &Arc<Fleet>, host: usize, every: i64, which: usize) -> Series {
                 Cell::level(max),
                 Cell::level(max + 10.0),
                 Cell::Null,
+                Cell::Null,
+                Cell::Null,
             ]
         };
         match which {
@@ -516,7 +525,8 @@ fn sensor(fleet: &Arc<Fleet>, host: usize, every: i64, which: usize) -> Series {
             1 => temp(inlet + 22.0 + 3.0 * now.sum.busy, 0.125, 85.0),
             _ => {
                 let rpm = exact(4_200.0 + 110.0 * (now.sum.celsius - 30.0).max(0.0));
-                vec![Cell::Null, Cell::Null, Cell::Null, Cell::Level { base: rpm, swing: 8.0, shift: now.shift }]
+                let fan = Cell::Level { base: rpm, swing: 8.0, shift: now.shift };
+                vec![Cell::Null, Cell::Null, Cell::Null, fan, Cell::Null, Cell::Null]
             }
         }
     })
@@ -528,6 +538,10 @@ pub static PROTOCOL: Layout = Layout {
     labels: &[],
     cells: &[
         "tcp_established",
+        "tcp_sockets_time_wait",
+        "tcp_sockets_orphaned",
+        "udp_sockets",
+        "sockets",
         "tcp_active_opens",
         "tcp_passive_opens",
         "tcp_attempt_failures",
@@ -536,18 +550,27 @@ pub static PROTOCOL: Layout = Layout {
         "tcp_out_segments",
         "tcp_retransmitted_segments",
         "tcp_out_resets",
+        "tcp_listen_drops",
         "udp_in_datagrams",
         "udp_out_datagrams",
+        "udp_receive_buffer_errors",
+        "softnet_dropped",
     ],
 };
 
 fn protocol(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
-    series(fleet, host, &PROTOCOL, vec![], every, |now, c: &mut [Whole; 10]| {
+    series(fleet, host, &PROTOCOL, vec![], every, |now, c: &mut [Whole; 13]| {
         let (received, sent) = interface_rates(now, true);
         let scan = now.fleet.attacks.scan(now.host, now.from);
         let opens = 1.5 + 2.0 * now.sum.held + now.hourly(9);
+        let established = 60 + (20.0 * now.sum.held) as i64;
+        let closed = (30.0 * opens) as i64;
         vec![
-            Cell::Whole { base: 60 + (20.0 * now.sum.held) as i64, swing: 1, shift: now.shift },
+            Cell::Whole { base: established, swing: 1, shift: now.shift },
+            Cell::whole(closed),
+            Cell::whole(0),
+            Cell::whole(12),
+            Cell::whole(established + closed + 240),
             c[0].run(now.rate(opens + scan), now.seconds),
             c[1].run(now.rate(opens / 2.0), now.seconds),
             c[2].run(now.rate(0.02 * opens + 0.9 * scan), now.seconds),
@@ -556,8 +579,11 @@ fn protocol(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c[5].run(now.rate(sent / 4_000.0 + scan), now.seconds),
             c[6].run(now.rate(sent / 4_000.0 * 0.0002), now.seconds),
             c[7].run(now.rate(0.1), now.seconds),
-            c[8].run(now.rate(30.0), now.seconds),
+            c[8].jump(0),
             c[9].run(now.rate(30.0), now.seconds),
+            c[10].run(now.rate(30.0), now.seconds),
+            c[11].jump(0),
+            c[12].jump(0),
         ]
     })
 }
@@ -595,13 +621,23 @@ fn filesystem(fleet: &Arc<Fleet>, host: usize, every: i64, is_root: bool) -> Ser
 pub static DISK: Layout = Layout {
     table: "disk",
     labels: &["device", "model", "rotational", "size_bytes"],
-    cells: &["reads", "read_bytes", "read_seconds", "writes", "written_bytes", "write_seconds", "io_seconds", "io_now"],
+    cells: &[
+        "reads",
+        "read_bytes",
+        "read_seconds",
+        "writes",
+        "written_bytes",
+        "write_seconds",
+        "flushes",
+        "io_seconds",
+        "io_now",
+    ],
 };
 
 fn disk(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
     let labels =
         vec!["nvme1n1".into(), "SAMSUNG MZQL215THBLA".into(), Label::Bool(false), 15_360_950_534_144_i64.into()];
-    series(fleet, host, &DISK, labels, every, |now, c: &mut ([Whole; 4], [Exact; 3])| {
+    series(fleet, host, &DISK, labels, every, |now, c: &mut ([Whole; 5], [Exact; 3])| {
         let (read, written) =
             (5.0e5 + 6.0e7 * now.sum.busy * now.hourly(12), 2.0e5 + 2.0e7 * now.sum.busy * now.hourly(13));
         vec![
@@ -611,6 +647,7 @@ fn disk(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c.0[2].run(now.rate(written / 131_072.0), now.seconds),
             c.0[3].run(now.rate(written), now.seconds),
             c.1[1].run(now.rate(written / 131_072.0 * 0.0001), now.seconds),
+            c.0[4].run(now.rate(0.2), now.seconds),
             c.1[2].run(now.rate((read + written) / 1.0e9), now.seconds),
             Cell::whole(0),
         ]
@@ -624,7 +661,7 @@ pub const TABLES: [&str; 11] =
 /// The series of one table of a host's machine.
 pub fn machine(fleet: &Arc<Fleet>, host: usize, table: &str, every: i64) -> Vec<Series> {
     match table {
-        "cpu" => vec![cpu(fleet, host, every)],
+        "cpu" => cpus::cpus(fleet, host, every),
         "memory" => vec![memory(fleet, host, every)],
         "system" => vec![system(fleet, host, every)],
         "interface" => [false, true].map(|storage| interface(fleet, host, every, storage)).into(),
@@ -636,7 +673,11 @@ pub fn machine(fleet: &Arc<Fleet>, host: usize, table: &str, every: i64) -> Vec<
             all.extend([0, 1].map(|package| package_power(fleet, host, every, package)));
             all
         }
-        "sensor" => [0, 2, 1].map(|which| sensor(fleet, host, every, which)).into(),
+        // In the order of their names: inlet, meters, fan, processor.
+        "sensor" => {
+            let [inlet, fan, processor] = [0, 2, 1].map(|which| sensor(fleet, host, every, which));
+            std::iter::once(inlet).chain(meters::meters(fleet, host, every)).chain([fan, processor]).collect()
+        }
         "protocol" => vec![protocol(fleet, host, every)],
         "filesystem" => [true, false].map(|root| filesystem(fleet, host, every, root)).into(),
         "disk" => vec![disk(fleet, host, every)],

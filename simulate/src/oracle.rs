@@ -117,7 +117,7 @@ impl Fleet {
         from: i64,
         length: i64,
     ) -> Vec<Window> {
-        self.series(host, table, every)
+        self.series(host, table, every, &(from - 5 * MINUTE..from + length))
             .into_iter()
             .map(|mut series| {
                 let mut roller = Roller::of(every);

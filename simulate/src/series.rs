@@ -56,6 +56,15 @@ pub enum Cell {
         /// Per thousand seconds.
         rate: i64,
     },
+    /// A counter of one of the names that a map has, in whole numbers.
+    Lane {
+        /// Which.
+        name: &'static str,
+        /// At the piece's begin.
+        start: i64,
+        /// Per thousand seconds.
+        rate: i64,
+    },
     /// A gauge that rises: an age, a time since.
     Rising {
         /// At the piece's begin.
@@ -84,10 +93,21 @@ impl Cell {
         Self::Whole { base, swing: 0, shift: 0 }
     }
 
+    /// A counter that rises by so many whole ones a second.
+    pub fn counted(start: i64, rate: i64) -> Self {
+        Self::Count { start, rate: rate * 1000 }
+    }
+
     /// A cell that is NULL where the driver does not tell.
     #[must_use]
     pub fn told(self, is_told: bool) -> Self {
         if is_told { self } else { Self::Null }
+    }
+
+    /// A counter as the only one in a map, under this name.
+    #[must_use]
+    pub fn lane(self, name: &'static str) -> Self {
+        if let Self::Count { start, rate } = self { Self::Lane { name, start, rate } } else { self }
     }
 
     /// The value `seconds` after the piece's begin, at `at` seconds since 1970.
@@ -99,6 +119,7 @@ impl Cell {
             Self::Whole { base, swing, shift } => Datum::Int(base + swing * i64::from(wave(at, shift))),
             Self::Sum { start, rate } | Self::Rising { start, rate } => Datum::Float(start + rate * (at - from) as f64),
             Self::Count { start, rate } => Datum::Int(start + rate * (at - from) / 1000),
+            Self::Lane { name, start, rate } => Datum::Number(name, start + rate * (at - from) / 1000),
             Self::Text(text) => Datum::Text(text),
             Self::Bool(is) => Datum::Bool(is),
             Self::State(number) => Datum::Int(number),
@@ -144,6 +165,8 @@ pub enum Label {
     Int(i64),
     /// A yes or no.
     Bool(bool),
+    /// A time, microseconds since 1970.
+    Time(i64),
     /// Nobody knows.
     Null,
 }
@@ -155,6 +178,7 @@ impl Label {
             Self::Text(text) => Datum::Text(text),
             Self::Int(number) => Datum::Int(*number),
             Self::Bool(is) => Datum::Bool(*is),
+            Self::Time(micros) => Datum::Time(*micros),
             Self::Null => Datum::Null,
         }
     }
@@ -196,9 +220,10 @@ impl Layout {
     }
 }
 
-/// Makes a series' pieces, one after the other from the fleet's begin to its horizon, without gaps.
+/// Makes a series' pieces, one after the other and without gaps: from the fleet's begin to its horizon, or from when
+/// something comes until it goes.
 pub trait Course: Send {
-    /// The next piece; `None` at the horizon.
+    /// The next piece; `None` at the end.
     fn next_piece(&mut self) -> Option<Piece>;
 }
 
@@ -223,7 +248,7 @@ impl Series {
         Self { layout, host, labels, every, course, piece: None }
     }
 
-    /// The piece that holds `at`. Only ever forward.
+    /// The piece that holds `at`, or the first one, if that begins later. Only ever forward.
     pub fn piece_at(&mut self, at: i64) -> Option<&Piece> {
         while self.piece.as_ref().is_none_or(|piece| piece.to <= at) {
             let next = self.course.next_piece()?;
@@ -231,7 +256,7 @@ impl Series {
             debug_assert!(self.piece.as_ref().is_none_or(|p| p.to == next.from), "{} has a gap", self.layout.table);
             self.piece = Some(next);
         }
-        self.piece.as_ref().filter(|piece| piece.from <= at)
+        self.piece.as_ref()
     }
 
     /// Appends the rows of `[from, to)` to a sheet made for [`Layout::names`].
@@ -393,7 +418,7 @@ impl Roller {
                 sum.last = value(last);
                 *into = Rolled::Gauge(sum);
             }
-            Cell::Null | Cell::Text(_) | Cell::Bool(_) | Cell::State(_) | Cell::Time(_) => {}
+            Cell::Null | Cell::Lane { .. } | Cell::Text(_) | Cell::Bool(_) | Cell::State(_) | Cell::Time(_) => {}
         }
     }
 

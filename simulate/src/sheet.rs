@@ -26,6 +26,8 @@ pub enum Datum<'a> {
     Bool(bool),
     /// A time, microseconds since 1970.
     Time(i64),
+    /// A name with a number, alone in its map.
+    Number(&'a str, i64),
     /// Names with a number each.
     Numbers(&'a [(String, i64)]),
     /// Names with a text each.
@@ -44,6 +46,11 @@ fn push(cells: &mut Cells, value: Datum<'_>) {
         (Cells::Text(b), Datum::Text(v)) => b.append_value(v),
         (Cells::Bool(b), Datum::Bool(v)) => b.append_value(v),
         (Cells::Timestamp(b), Datum::Time(v)) => b.append_value(v),
+        (Cells::IntMap(b), Datum::Number(name, value)) => {
+            b.keys().append_value(name);
+            b.values().append_value(value);
+            end_map(b, true);
+        }
         (Cells::IntMap(b), Datum::Numbers(entries)) => {
             for (name, value) in entries {
                 b.keys().append_value(name);

@@ -8,6 +8,7 @@ use crate::chance::{exact, mix, unit};
 use crate::events::{Event, Value, time};
 use crate::failures::{Ailment, Standing};
 use crate::jobs::{Job, Use, Work};
+use crate::programs::{GIVEN, program, start_ticks};
 use crate::world::{HOUR, MINUTE};
 
 /// Ranks tell of their steps once so many seconds.
@@ -55,8 +56,8 @@ fn process(fleet: &Fleet, host: usize, device: usize, a_use: &Use, from: i64, to
                     .with("device", it.devices[device].id.clone())
                     .with("pid", pid)
                     .with("vendor", it.model.vendor)
-                    .with("start_ticks", (a_use.from - fleet.lives[host].boot(a_use.from)).max(1) * 100)
-                    .with("name", if job.work == Work::Interactive { "jupyter-lab" } else { "python3" })
+                    .with("start_ticks", start_ticks(fleet, host, a_use.from))
+                    .with("name", program(job))
                     .with("uid", job.uid)
                     .with("cgroup", format!("/system.slice/slurmstepd.scope/job_{}/step_0", job.number))
                     .with("job", job.number.to_string())
@@ -100,8 +101,8 @@ fn allocation(fleet: &Fleet, host: usize, device: usize, a_use: &Use, from: i64,
             .with("project", job.project)
             .with("began", time(a_use.from))
             .with("accelerators", here)
-            .with("cpus", 12.0 * here as f64)
-            .with("memory_bytes", (128_i64 << 30) * here);
+            .with("cpus", GIVEN.0 * here as f64)
+            .with("memory_bytes", GIVEN.1 * here);
         all.push(if is_over { event.with("ended", time(a_use.to)) } else { event });
     };
     let is_in = |at: i64| from <= at && at < to;
