@@ -21,6 +21,7 @@ mod simulate;
 mod sql;
 mod up;
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,10 +97,15 @@ fn complain(message: &str) {
     eprintln!("{message}");
 }
 
-/// Writes a line for the person who typed the command.
-#[allow(clippy::print_stdout, reason = "this is what the command is for")]
+/// Writes a line for the person who typed the command. Ends the program when it cannot be written: who read it is gone,
+/// as `head` is after its lines.
 fn say(line: &str) {
-    println!("{line}");
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            complain(&format!("nothing can be written: {error}"));
+        }
+        std::process::exit(1);
+    }
 }
 
 /// Runs a future on a runtime with all threads.

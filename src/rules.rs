@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use nodescope_model::catalogue::Catalogue;
 use nodescope_query::alerts::incident::{Incident, State};
 use nodescope_query::alerts::replay::Replay;
 use nodescope_query::definition::Definition;
@@ -14,12 +13,13 @@ use nodescope_query::engine::Engine;
 use nodescope_query::limits::Limits;
 use nodescope_query::schedule::{ScheduleSettings, rules};
 use nodescope_query::settings::QuerySettings;
-use nodescope_service::settings::parse_duration;
+use nodescope_service::settings::{Settings, parse_duration};
 use nodescope_store::Store;
 use nodescope_store::cut::Reader;
 
+use crate::schedule::examine;
 use crate::score::{self, ScoreArgs};
-use crate::settings::{Common, finish, load};
+use crate::settings::{Common, finish, finish_with_rules, load, open_filled};
 use crate::{ConfigArgs, block_on, chain, say};
 
 /// Lists rules, tests them, and says what one would have said.
@@ -91,7 +91,8 @@ struct Read {
 }
 
 impl Source {
-    fn read(&self, store: Option<&String>) -> Result<Read, String> {
+    /// Reads what there is, and leaves what is wrong in the settings.
+    fn read_noting_mistakes(&self, store: Option<&String>) -> (Settings, Read) {
         let mut settings = load(self.config.config.as_deref());
         settings.flag("schedule.rules_folder", self.rules.as_ref().map(|folder| folder.display()));
         settings.flag("store.url", store);
@@ -99,8 +100,13 @@ impl Source {
         let query = QuerySettings::read(&mut settings);
         let schedule = ScheduleSettings::read(&mut settings, &common.catalogue);
         settings.tolerate(&["agent", "collector", "kafka", "alerts"]);
+        (settings, Read { common, query, rules: schedule.rules })
+    }
+
+    fn read(&self, store: Option<&String>) -> Result<Read, String> {
+        let (settings, read) = self.read_noting_mistakes(store);
         finish(settings)?;
-        Ok(Read { common, query, rules: schedule.rules })
+        Ok(read)
     }
 }
 
@@ -122,28 +128,21 @@ pub(crate) fn main(args: &RulesArgs) -> Result<(), String> {
             Ok(())
         }
         What::Test { names, from } => {
-            let read = from.read(None)?;
+            let (settings, read) = from.read_noting_mistakes(None);
             let chosen = if names.is_empty() {
-                read.rules
+                Ok(read.rules)
             } else {
-                names.iter().map(|name| find(&read.rules, name).cloned()).collect::<Result<_, _>>()?
+                names.iter().map(|name| find(&read.rules, name).cloned()).collect()
             };
-            let planned = block_on(plan(read.common.catalogue, read.query.limits, chosen))?;
+            // One that was asked for and cannot be read is among the mistakes.
+            finish_with_rules(settings, &read.common, &read.query, chosen.as_deref().unwrap_or_default())?;
+            let planned = block_on(examine(chosen?, &read.query, read.common.catalogue))?;
             say(&format!("{planned} rules are right"));
             Ok(())
         }
         What::Run(args) => run(args),
         What::Score(args) => score::main(args),
     }
-}
-
-/// Plans rules over an empty store.
-async fn plan(catalogue: Arc<Catalogue>, limits: Limits, chosen: Vec<Definition>) -> Result<usize, String> {
-    let objects = Arc::new(object_store::memory::InMemory::new());
-    let store = Store::new(objects, catalogue, "memory:");
-    let engine = engine(store, limits)?;
-    let rules = rules::plan(&engine, chosen).await.map_err(|e| e.to_string())?;
-    Ok(rules.len())
 }
 
 fn engine(store: Store, limits: Limits) -> Result<Engine, String> {
@@ -176,14 +175,18 @@ fn line(rule: &Definition, width: usize) -> String {
 }
 
 fn whole(rule: &Definition) -> String {
+    let restate = match rule.restate {
+        Duration::ZERO => "none runs again".to_owned(),
+        restate => format!("windows of {} run again", show(restate)),
+    };
     let mut text = format!(
-        "{}: {}\n\nruns every {} over {}, {} after the window's end; windows of {} run again for late rows\n",
+        "{}: {}\n\nruns every {} over {}, {} after the window's end; {} for late rows\n",
         rule.name,
         rule.title,
         show(rule.every),
         show(rule.window),
         show(rule.wait),
-        show(rule.restate),
+        restate,
     );
     if !rule.question.is_empty() {
         text.push_str(&format!("{}\n", rule.question));
@@ -213,7 +216,8 @@ fn whole(rule: &Definition) -> String {
     }
     for parameter in &rule.parameters {
         let value = parameter.value.as_ref().map(ToString::to_string).unwrap_or_default();
-        text.push_str(&format!("  ${} = {value} {}: {}\n", parameter.name, parameter.unit, parameter.help));
+        let unit = if parameter.unit.is_empty() { String::new() } else { format!(" {}", parameter.unit) };
+        text.push_str(&format!("  ${} = {value}{unit}: {}\n", parameter.name, parameter.help));
     }
     text.push_str(&format!("\n{}", rule.sql));
     text
@@ -234,6 +238,9 @@ fn show(length: Duration) -> String {
 fn run(args: &RunArgs) -> Result<(), String> {
     let now = now_us();
     let (from, to) = (time("--from", &args.from, now)?, time("--to", &args.to, now)?);
+    if from >= to {
+        return Err(format!("--from is {}, which is not before --to, {}", stamp(from), stamp(to)));
+    }
     let read = args.rules.read(args.store.as_ref())?;
     let mut rule = find(&read.rules, &args.name)?.clone();
     for entry in &args.values {
@@ -241,11 +248,11 @@ fn run(args: &RunArgs) -> Result<(), String> {
         rule.set_parameter(name.trim(), value.trim())?;
     }
     block_on(async move {
-        let store = read.common.open_store()?;
+        let store = open_filled(&read.common.store, read.common.catalogue).await?;
         let engine = engine(store, read.query.limits)?;
         // So that a wrong rule says all that is wrong with it.
         rules::plan(&engine, vec![rule.clone()]).await.map_err(|e| e.to_string())?;
-        let shows_rows = args.json && rule.alert.is_none();
+        let makes_alerts = rule.alert.is_some();
         let mut replay = Replay::new(Arc::new(rule), from, to).map_err(|e| e.text())?;
         let (mut windows, mut rows) = (0_u64, 0_usize);
         let mut incidents: BTreeMap<String, Incident> = BTreeMap::new();
@@ -253,7 +260,7 @@ fn run(args: &RunArgs) -> Result<(), String> {
             windows += 1;
             for batch in replayed.rows.iter().filter(|batch| batch.num_rows() > 0) {
                 rows += batch.num_rows();
-                if shows_rows {
+                if args.json && !makes_alerts {
                     let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
                     writer.write(batch).and_then(|()| writer.finish()).map_err(|e| chain(&e))?;
                     say(String::from_utf8_lossy(&writer.into_inner()).trim_end());
@@ -268,9 +275,11 @@ fn run(args: &RunArgs) -> Result<(), String> {
         for incident in &incidents {
             say(&if args.json { json(incident) } else { told(incident) });
         }
-        if !args.json {
+        if !args.json && makes_alerts {
             let raised = incidents.iter().filter(|incident| incident.fired_us.is_some()).count();
             say(&format!("{windows} windows, {rows} rows, {raised} incidents raised"));
+        } else if !args.json {
+            say(&format!("{windows} windows, {rows} rows; --json prints them"));
         }
         Ok(())
     })

@@ -17,7 +17,7 @@ use nodescope_store::cut::Reader;
 use tokio_util::sync::CancellationToken;
 
 use crate::parts::{PartArgs, serve_health, until_asked};
-use crate::settings::{Common, finish};
+use crate::settings::{Common, finish_with_rules};
 use crate::{block_on, chain, say};
 
 /// Runs the command.
@@ -27,9 +27,9 @@ pub(crate) fn main(args: &PartArgs) -> Result<(), String> {
     // Its questions have the bounds of everybody's.
     let query = QuerySettings::read(&mut settings);
     let schedule = ScheduleSettings::read(&mut settings, &common.catalogue);
-    let alerts = AlertSettings::read(&mut settings);
+    let alerts = AlertSettings::read(&mut settings, &schedule.rules);
     settings.tolerate(&["agent", "collector"]);
-    finish(settings)?;
+    finish_with_rules(settings, &common, &query, &schedule.rules)?;
     common.logs.start();
     block_on(async move {
         let store = common.open_store()?;
@@ -93,6 +93,7 @@ mod tests {
     use nodescope_service::settings::Settings;
 
     use super::*;
+    use crate::settings::finish;
 
     #[tokio::test]
     async fn mistakes_of_a_sites_rules_are_told_before_anything_starts() {

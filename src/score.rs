@@ -14,6 +14,7 @@ use nodescope_query::score::{self, Incident, Kept, Label, Score};
 use nodescope_store::cut::Reader;
 use nodescope_store::location::Location;
 
+use crate::settings::open_filled;
 use crate::{block_on, chain, say};
 
 /// Bytes of hot segments kept in memory.
@@ -72,7 +73,7 @@ pub(crate) fn main(args: &ScoreArgs) -> Result<(), String> {
     if let Some(stray) = stray.filter(|_| args.rule == "d") {
         return Err(format!("a label is of rule {}, which there is not", stray.rule));
     }
-    let store = args.store.open(Arc::clone(&catalogue)).map_err(|error| chain(&error))?;
+    let store = block_on(open_filled(&args.store, catalogue))?;
     let limits = Limits { statement_timeout: Duration::from_secs(600), ..Limits::default() };
     let engine = Engine::new(Reader::new(store, CACHE), limits, Spill { folder: None, bytes: 8 << 30 })
         .map_err(|error| chain(&error))?;

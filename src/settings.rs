@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use nodescope_agent::AgentSettings;
 use nodescope_collector::CollectorSettings;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_query::alerts::AlertSettings;
+use nodescope_query::definition::Definition;
 use nodescope_query::schedule::ScheduleSettings;
 use nodescope_query::settings::QuerySettings;
 use nodescope_service::logs::LogSettings;
@@ -15,13 +17,16 @@ use nodescope_service::settings::Settings;
 use nodescope_store::Store;
 use nodescope_store::location::Location;
 
-use crate::chain;
+use crate::schedule::examine;
+use crate::{block_on, chain};
 
 /// What every part reads.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) logs: LogSettings,
     pub(crate) catalogue: Arc<Catalogue>,
+    /// Whether the site's own tables could all be read.
+    pub(crate) has_all_tables: bool,
     pub(crate) store: Location,
 }
 
@@ -49,18 +54,39 @@ pub(crate) fn finish(settings: Settings) -> Result<(), String> {
     settings.finish().map_err(|errors| format!("the configuration is not right:\n{errors}"))
 }
 
+/// The same, when rules have been read: if anything is wrong, what is wrong with the SQL of those that could be read is
+/// told with it.
+///
+/// # Errors
+/// All mistakes, one a line.
+pub(crate) fn finish_with_rules(
+    mut settings: Settings,
+    common: &Common,
+    query: &QuerySettings,
+    rules: &[Definition],
+) -> Result<(), String> {
+    // Where tables are missing, the SQL that reads them is not what is wrong.
+    if !settings.is_right()
+        && common.has_all_tables
+        && let Err(mistakes) = block_on(examine(rules.to_vec(), query, common.catalogue.clone()))
+    {
+        settings.mistake(mistakes);
+    }
+    finish(settings)
+}
+
 impl Common {
     /// Reads the sections `[log]`, `[node]` and `[store]`.
     pub(crate) fn read(settings: &mut Settings) -> Self {
         let logs = LogSettings::read(settings);
         let node = NodeSettings::read(settings);
-        let catalogue = match Catalogue::load(node.catalogue_folder.as_deref()) {
-            Ok(catalogue) => catalogue,
+        let (catalogue, has_all_tables) = match Catalogue::load(node.catalogue_folder.as_deref()) {
+            Ok(catalogue) => (catalogue, true),
             Err(errors) => {
                 for mistake in errors.mistakes() {
                     settings.mistake(format!("node.catalogue_folder: {mistake}"));
                 }
-                Catalogue::built_in()
+                (Catalogue::built_in(), false)
             }
         };
         let store = settings.get(
@@ -68,7 +94,7 @@ impl Common {
             "/var/lib/nodescope/store",
             "Where rows are kept: a folder, or s3://bucket/prefix with credentials in AWS_… variables.",
         );
-        Self { logs, catalogue: Arc::new(catalogue), store }
+        Self { logs, catalogue: Arc::new(catalogue), has_all_tables, store }
     }
 
     /// Opens the store.
@@ -80,6 +106,24 @@ impl Common {
     }
 }
 
+/// Opens a store that is only read. One that is not there is not made, and one without anything in it answers nothing.
+///
+/// # Errors
+/// When there is nothing to read.
+pub(crate) async fn open_filled(location: &Location, catalogue: Arc<Catalogue>) -> Result<Store, String> {
+    if let Location::Directory(path) = location
+        && !path.is_dir()
+    {
+        return Err(format!("there is no store at {location}: no such folder"));
+    }
+    let store = location.open(catalogue).map_err(|e| chain(&e))?;
+    match store.objects().list(None).next().await {
+        Some(Ok(_)) => Ok(store),
+        Some(Err(error)) => Err(format!("{location} cannot be read: {}", chain(&error))),
+        None => Err(format!("the store {location} is empty: nothing has ever been written to it")),
+    }
+}
+
 impl AllSettings {
     /// Reads all sections.
     ///
@@ -87,7 +131,7 @@ impl AllSettings {
     /// All mistakes, one a line.
     pub(crate) fn read(mut settings: Settings) -> Result<Self, String> {
         let all = Self::read_noting_mistakes(&mut settings);
-        finish(settings)?;
+        finish_with_rules(settings, &all.common, &all.query, &all.schedule.rules)?;
         Ok(all)
     }
 
@@ -97,7 +141,7 @@ impl AllSettings {
         let collector = CollectorSettings::read(settings, &common.catalogue);
         let query = QuerySettings::read(settings);
         let schedule = ScheduleSettings::read(settings, &common.catalogue);
-        let alerts = AlertSettings::read(settings);
+        let alerts = AlertSettings::read(settings, &schedule.rules);
         if collector.upkeep.grace <= query.limits.statement_timeout {
             settings.mistake(
                 "collector.grace must be longer than query.statement_timeout: files are deleted so long after they are last needed",

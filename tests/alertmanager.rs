@@ -166,7 +166,7 @@ fn site(receiver: SocketAddr, alertmanager: SocketAddr, secret: &Path) -> (Site,
         ("NODESCOPE_ALERTS_LABELS", "site=test".to_owned()),
         ("NODESCOPE_ALERTS_RESEND", "1s".to_owned()),
     ];
-    scheduled::site(("wrong.sql", RULE), &[], &settings)
+    scheduled::site(&[("wrong.sql", RULE)], &[], &settings)
 }
 
 fn counts(told: &Told) -> BTreeMap<(String, String), usize> {

@@ -40,7 +40,7 @@ WHERE ts >= $from AND ts < $to GROUP BY node, host"#;
 
 fn site() -> (Site, Store) {
     let settings = [("NODESCOPE_SCHEDULE_BACKFILL", "0s".to_owned())];
-    scheduled::site(("by_second.sql", RULE), &[("tally.toml", TALLY)], &settings)
+    scheduled::site(&[("by_second.sql", RULE)], &[("tally.toml", TALLY)], &settings)
 }
 
 /// A program that writes numbers into the store, with the time at which it does.

@@ -12,13 +12,14 @@ use std::time::Duration;
 use arrow_array::Array;
 use nodescope_model::catalogue::{COMMON_COLUMNS, Catalogue};
 use nodescope_service::errors::chain;
+use nodescope_service::topic::without_value;
 use rdkafka::producer::{BaseProducer, Producer};
 use rustix::fs::statvfs;
 
 use crate::accelerators::pci;
 use crate::once::{self, Sampled};
 use crate::privileges::{Held, PRIVILEGES, Powers};
-use crate::publisher::{producer_config, without_value};
+use crate::publisher::producer_config;
 use crate::settings::AgentSettings;
 
 /// Longest wait for the broker.

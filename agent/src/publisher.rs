@@ -28,7 +28,7 @@ use nodescope_model::rows::Stamp;
 use nodescope_service::errors::chain;
 use nodescope_service::http::Health;
 use nodescope_service::kafka::KafkaSettings;
-use nodescope_service::topic;
+use nodescope_service::topic::{self, without_value};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -130,16 +130,6 @@ pub fn producer_config(kafka: &KafkaSettings) -> rdkafka::ClientConfig {
         config.set(name, value);
     }
     config
-}
-
-/// What the client library says of its configuration, without the value it is about: that may be a password under a
-/// name that was mistyped.
-pub(crate) fn without_value(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(_, what, property, value) if value.is_empty() => format!("{property}: {what}"),
-        KafkaError::ClientConfig(_, what, property, value) => format!("{property}: {}", what.replace(value, "…")),
-        error => chain(error),
-    }
 }
 
 /// Rows to be sent, encoded.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nodescope_service::errors::chain;
 use nodescope_service::http::Health;
-use nodescope_service::topic::{self, TopicError};
+use nodescope_service::topic::{self, TopicError, without_value};
 use nodescope_store::layout::PartitionId;
 use nodescope_store::segment::Footer;
 use nodescope_store::taken::Recovered;
@@ -66,8 +66,8 @@ pub enum CollectorError {
     #[error("the store cannot be written without risk")]
     Store(#[from] StoreError),
     /// The configuration of the client library is wrong.
-    #[error("Kafka's client library refuses its configuration")]
-    Configuration(#[source] KafkaError),
+    #[error("Kafka's client library refuses its configuration: {0}")]
+    Configuration(String),
     /// The broker knows fewer records than have been read from it.
     #[error(
         "{partition} ends at {end} on the broker, before our position {position}: the topic was made anew, or the \
@@ -233,7 +233,7 @@ impl Reading {
             .set("queued.max.messages.kbytes", "65536")
             .set("statistics.interval.ms", "5000")
             .create_with_context(Context { metrics: self.metrics.clone() })
-            .map_err(CollectorError::Configuration)
+            .map_err(|error| misconfigured(&error))
     }
 
     /// Waits for the topic, and opens its partitions. `false` when told to stop meanwhile.
@@ -251,9 +251,7 @@ impl Reading {
                         return Ok(true);
                     }
                     Ok(None) => format!("topic {} is not there yet", self.settings.kafka.topic),
-                    Err(error) => {
-                        chain(&TopicError::Unreachable { brokers: self.settings.kafka.brokers.clone(), source: error })
-                    }
+                    Err(error) => chain(&TopicError::unreachable(&self.settings.kafka, &error)),
                 },
                 Err(error) => chain(&error),
             };
@@ -301,13 +299,13 @@ impl Reading {
                 Some(next) => Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX)),
                 None => Offset::Beginning,
             };
-            assignment.add_partition_offset(topic, number, start).map_err(CollectorError::Configuration)?;
+            assignment.add_partition_offset(topic, number, start).map_err(|error| misconfigured(&error))?;
             let node = self.settings.node.clone();
             let next = recovered.next.unwrap_or(0);
             let assembler = Assembler::new(self.store.catalogue(), partition, node, next, recovered.taken);
             lanes.insert(number, Lane { assembler, writing: None, durable: None, out_of_range: false });
         }
-        consumer.incremental_assign(&assignment).map_err(CollectorError::Configuration)
+        consumer.incremental_assign(&assignment).map_err(|error| misconfigured(&error))
     }
 
     /// What the store knows of a partition, as soon as it answers. `None` when told to stop meanwhile.
@@ -432,7 +430,7 @@ impl Reading {
         // The library has stopped reading this partition, and seeking does not start it again; assigning it anew does.
         let next = Offset::Offset(i64::try_from(position.max(low)).unwrap_or(i64::MAX));
         let mut again = TopicPartitionList::new();
-        again.add_partition_offset(topic, number, next).map_err(CollectorError::Configuration)?;
+        again.add_partition_offset(topic, number, next).map_err(|error| misconfigured(&error))?;
         if let Err(error) = consumer.incremental_unassign(&again).and_then(|()| consumer.incremental_assign(&again)) {
             tracing::warn!(partition = number, %error, "cannot go on at the oldest record yet");
             lane.out_of_range = true;
@@ -491,6 +489,10 @@ impl Reading {
             tracing::debug!(%error, "the broker was not told our position");
         }
     }
+}
+
+fn misconfigured(error: &KafkaError) -> CollectorError {
+    CollectorError::Configuration(without_value(error))
 }
 
 fn is_out_of_range(error: &KafkaError) -> bool {

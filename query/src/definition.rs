@@ -221,6 +221,11 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Mistakes {
+    /// Whether something is wrong with the file of the definition of that name.
+    pub fn concern(&self, name: &str) -> bool {
+        self.0.iter().any(|mistake| Path::new(&mistake.file).file_stem().is_some_and(|stem| stem == name))
+    }
+
     /// Notes one.
     pub fn add(&mut self, file: &str, key: &str, what: impl fmt::Display) {
         self.0.push(Mistake { file: file.to_owned(), key: key.to_owned(), what: what.to_string() });
@@ -275,11 +280,8 @@ impl Definition {
     }
 }
 
-/// Reads every `*.sql` of a folder, in order of name.
-///
-/// # Errors
-/// Every mistake in every file.
-pub fn read_folder(folder: &Path, purpose: Purpose) -> Result<Vec<Definition>, Mistakes> {
+/// Reads every `*.sql` of a folder, in order of name: those that are right, and every mistake in all others.
+pub fn read_folder(folder: &Path, purpose: Purpose) -> (Vec<Definition>, Mistakes) {
     let mut mistakes = Mistakes::default();
     let shown = folder.display().to_string();
     let mut paths = Vec::new();
@@ -307,7 +309,7 @@ pub fn read_folder(folder: &Path, purpose: Purpose) -> Result<Vec<Definition>, M
             Err(error) => mistakes.add(&file, "", format!("cannot be read: {error}")),
         }
     }
-    if mistakes.0.is_empty() { Ok(definitions) } else { Err(mistakes) }
+    (definitions, mistakes)
 }
 
 /// The placeholders of a text, without their `$`.
@@ -830,11 +832,16 @@ SELECT host, $missing FROM system; DELETE FROM system"#;
         std::fs::write(folder.path().join("b.sql"), RULE).unwrap();
         std::fs::write(folder.path().join("a.sql"), RULE).unwrap();
         std::fs::write(folder.path().join("notes.txt"), "not ours").unwrap();
-        let rules = read_folder(folder.path(), Purpose::Rule).unwrap();
-        assert_eq!(rules.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let names = || {
+            let (rules, mistakes) = read_folder(folder.path(), Purpose::Rule);
+            (rules.into_iter().map(|rule| rule.name).collect::<Vec<_>>(), mistakes.0.len())
+        };
+        let right = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(names(), (right.clone(), 0));
         std::fs::write(folder.path().join("c.sql"), "nothing").unwrap();
         std::fs::write(folder.path().join("d.sql"), "nothing").unwrap();
-        assert_eq!(read_folder(folder.path(), Purpose::Rule).unwrap_err().0.len(), 2);
-        assert!(read_folder(&folder.path().join("nowhere"), Purpose::Rule).is_err());
+        assert_eq!(names(), (right, 2), "what is right is there nevertheless");
+        let (rules, mistakes) = read_folder(&folder.path().join("nowhere"), Purpose::Rule);
+        assert!(rules.is_empty() && mistakes.concern("nowhere"), "{mistakes}");
     }
 }

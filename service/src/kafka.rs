@@ -112,7 +112,8 @@ impl KafkaSettings {
     }
 }
 
-fn is_topic(name: &str) -> bool {
+/// Whether Kafka takes it as the name of a topic.
+pub fn is_topic(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name != "."
         && name != ".."

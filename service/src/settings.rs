@@ -201,6 +201,11 @@ impl Settings {
         }
     }
 
+    /// Whether nothing wrong has been found so far.
+    pub fn is_right(&self) -> bool {
+        self.mistakes.is_empty()
+    }
+
     /// Everything that was asked for, in order.
     pub fn described(&self) -> &[Described] {
         &self.described

@@ -9,6 +9,7 @@ use rdkafka::util::Timeout;
 
 use std::time::Duration;
 
+use crate::errors::chain;
 use crate::kafka::KafkaSettings;
 
 /// How long one question to the broker may take.
@@ -18,13 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
     /// No broker answers, or it refuses us.
-    #[error("no answer from Kafka at {brokers}")]
+    #[error("no answer from Kafka at {brokers}: {reason}")]
     Unreachable {
         /// Where.
         brokers: String,
-        /// Why.
-        #[source]
-        source: KafkaError,
+        /// Why, without anything secret.
+        reason: String,
     },
     /// The topic is not there and cannot be made.
     #[error("topic {topic} is not there and cannot be created: {reason}")]
@@ -34,6 +34,23 @@ pub enum TopicError {
         /// What the broker said.
         reason: String,
     },
+}
+
+impl TopicError {
+    /// What the library says when it does not reach these brokers.
+    pub fn unreachable(kafka: &KafkaSettings, error: &KafkaError) -> Self {
+        Self::Unreachable { brokers: kafka.brokers.clone(), reason: without_value(error) }
+    }
+}
+
+/// What the client library says of its configuration, without the value it is about: that may be a password under a
+/// name that was mistyped.
+pub fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, what, property, value) if value.is_empty() => format!("{property}: {what}"),
+        KafkaError::ClientConfig(_, what, property, value) => format!("{property}: {}", what.replace(value, "…")),
+        error => chain(error),
+    }
 }
 
 /// The library's configuration for reaching Kafka, the same for producers and consumers.
@@ -57,7 +74,7 @@ pub fn client_config(kafka: &KafkaSettings, client_id: &str) -> ClientConfig {
 /// # Errors
 /// When no broker answers.
 pub fn partitions(kafka: &KafkaSettings) -> Result<Option<Vec<i32>>, TopicError> {
-    let unreachable = |source| TopicError::Unreachable { brokers: kafka.brokers.clone(), source };
+    let unreachable = |error: KafkaError| TopicError::unreachable(kafka, &error);
     let consumer: BaseConsumer = client_config(kafka, "nodescope-check").create().map_err(unreachable)?;
     partitions_seen_by(&consumer, &kafka.topic, PATIENCE).map_err(unreachable)
 }
@@ -93,7 +110,7 @@ pub async fn ensure(kafka: &KafkaSettings) -> Result<(), TopicError> {
     if found.is_some() {
         return Ok(());
     }
-    let unreachable = |source| TopicError::Unreachable { brokers: kafka.brokers.clone(), source };
+    let unreachable = |error: KafkaError| TopicError::unreachable(kafka, &error);
     let admin: AdminClient<DefaultClientContext> =
         client_config(kafka, "nodescope-topic").create().map_err(unreachable)?;
     let retention = kafka.retention.as_millis().to_string();

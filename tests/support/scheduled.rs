@@ -1,5 +1,5 @@
-//! A site without a broker: a test writes rows of the table `known` into the store itself, and a schedule of its own rule
-//! runs over them.
+//! A site without a broker: a test writes rows of the table `known` into the store itself, and a schedule of its own
+//! rules runs over them.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,12 +17,14 @@ pub fn now_us() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_micros()).expect("not so late")
 }
 
-/// The site, with one rule and no built-in ones, and its store. `tables` are files of its catalogue beside `known`.
-pub fn site(rule: (&str, &str), tables: &[(&str, &str)], settings: &[(&str, String)]) -> (Site, Store) {
+/// The site, with these rules and no built-in ones, and its store. `tables` are files of its catalogue beside `known`.
+pub fn site(own: &[(&str, &str)], tables: &[(&str, &str)], settings: &[(&str, String)]) -> (Site, Store) {
     let folder = tempfile::tempdir().expect("a folder");
     let rules = folder.path().join("rules");
     std::fs::create_dir(&rules).expect("a folder");
-    std::fs::write(rules.join(rule.0), rule.1).expect("a file");
+    for (file, text) in own {
+        std::fs::write(rules.join(file), text).expect("a file");
+    }
     let shown = rules.display().to_string();
     let mut all = vec![
         ("NODESCOPE_SCHEDULE_RULES_FOLDER", shown.as_str()),

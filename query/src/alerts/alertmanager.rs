@@ -47,11 +47,16 @@ impl Alertmanager {
     }
 
     async fn post(&self, alerts: Vec<Value>) -> Result<(), TellError> {
+        let mut refused = Ok(());
         for alerts in alerts.chunks(AT_ONCE) {
             let body = serde_json::to_vec(alerts).map_err(|error| TellError::Never(error.to_string()))?;
-            post(&self.http, &self.url, body, &[]).await?;
+            match post(&self.http, &self.url, body, &[]).await {
+                // One that is refused must not let those after it expire.
+                Err(TellError::Never(why)) => refused = Err(TellError::Never(why)),
+                other => other?,
+            }
         }
-        Ok(())
+        refused
     }
 
     fn alert(&self, state: State, incident: &Incident) -> Value {

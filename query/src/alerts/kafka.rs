@@ -1,17 +1,18 @@
-//! A topic of Kafka: the same JSON as a webhook gets, keyed by incident, so what is said of one stays in order.
+//! A topic of Kafka: the same JSON as a webhook gets, keyed by what it is about, so what is said of one incident stays in
+//! order. Key and header `state` name a message: one that comes twice has the same.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nodescope_service::errors::chain;
 use nodescope_service::kafka::KafkaSettings;
-use nodescope_service::topic::{self, client_config};
-use rdkafka::error::KafkaError;
+use nodescope_service::topic::{self, client_config, without_value};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
-use tokio::sync::OnceCell;
 
 use super::outlets::{Message, Outlet, TellError};
 
@@ -20,7 +21,8 @@ pub struct Topic {
     name: String,
     kafka: KafkaSettings,
     producer: FutureProducer,
-    is_there: OnceCell<()>,
+    /// The topic has been looked for, and nothing has failed since.
+    is_there: AtomicBool,
     labels: Vec<(String, String)>,
     timeout: Duration,
     takes_incidents: bool,
@@ -51,7 +53,32 @@ impl Topic {
             .set("message.timeout.ms", timeout.as_millis().max(1_000).to_string())
             .create()?;
         let name = format!("kafka:{topic}");
-        Ok(Self { name, kafka, producer, is_there: OnceCell::new(), labels, timeout, takes_incidents })
+        Ok(Self { name, kafka, producer, is_there: AtomicBool::new(false), labels, timeout, takes_incidents })
+    }
+
+    async fn send(&self, messages: &[Message]) -> Result<(), TellError> {
+        if !self.is_there.load(Ordering::Relaxed) {
+            topic::ensure(&self.kafka).await.map_err(|error| TellError::Later(chain(&error)))?;
+            self.is_there.store(true, Ordering::Relaxed);
+        }
+        for message in messages {
+            let body = message.body(&self.labels).to_string();
+            let headers = OwnedHeaders::new().insert(Header { key: "state", value: Some(message.state()) });
+            let record = FutureRecord::to(&self.kafka.topic).key(message.about()).payload(&body).headers(headers);
+            let sent = self.producer.send(record, Timeout::After(self.timeout)).await;
+            sent.map_err(|(error, _)| unsent(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// What it means that a message was not taken.
+fn unsent(error: &KafkaError) -> TellError {
+    match error {
+        KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessage) => {
+            TellError::Never(without_value(error))
+        }
+        error => TellError::Later(without_value(error)),
     }
 }
 
@@ -66,15 +93,12 @@ impl Outlet for Topic {
     }
 
     async fn tell(&self, messages: &[Message]) -> Result<(), TellError> {
-        let later = |error: &dyn std::error::Error| TellError::Later(chain(error));
-        self.is_there.get_or_try_init(|| topic::ensure(&self.kafka)).await.map_err(|e| later(&e))?;
-        for message in messages {
-            let body = message.body(&self.labels).to_string();
-            let headers = OwnedHeaders::new().insert(Header { key: "state", value: Some(message.state()) });
-            let record = FutureRecord::to(&self.kafka.topic).key(message.about()).payload(&body).headers(headers);
-            self.producer.send(record, Timeout::After(self.timeout)).await.map_err(|(error, _)| later(&error))?;
+        let sent = self.send(messages).await;
+        if sent.is_err() {
+            // A broker that comes back may have lost the topic.
+            self.is_there.store(false, Ordering::Relaxed);
         }
-        Ok(())
+        sent
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Each outlet has a queue and a task of its own, so one that is away holds up no other. A message leaves the queue when
 //! the outlet has taken it; then a row of the table `notification` says so. What is owed is thus what the store holds in
-//! `alert` and not in `notification`: a restart reads it back, and so does an outlet whose queue was full.
+//! `alert` and not in `notification`, and of reports what has run and is not there: a restart reads it back, and so does
+//! an outlet whose queue was full. The first row of an outlet says since when it is there (`begun`): it is told no
+//! history, and all that happens from then on, even when it has never yet answered.
 //!
-//! **Twice** is told what an outlet took when we died before the row was written. Each message has a name for this (the
-//! incident and its state), by which the other side may know it again.
+//! **Twice** is told what an outlet took when we died before the row was written, or when its answer was lost. Each
+//! message has a name for this (the incident and its state, or the report), by which the other side may know it again.
 //!
 //! **Inhibition.** A rule may name others as causes of its own incidents (`inhibited_by`). While one of those fires with
 //! the same values in the columns that both keys have, an incident that has not been told yet waits. It is told when the
@@ -20,7 +22,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::arrow::array::cast::AsArray;
 use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
 use nodescope_model::catalogue::Table;
 use nodescope_model::rows::{Rows, Stamp};
 use nodescope_service::errors::chain;
@@ -37,8 +39,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::incident::{Incident, State};
-use super::record;
-use crate::definition::Definition;
+use super::{record, report};
+use crate::definition::{Definition, SinkName};
 use crate::engine::Engine;
 use crate::own::OwnError;
 use crate::schedule::now_us;
@@ -46,8 +48,9 @@ use crate::schedule::now_us;
 /// The journal of what has been told.
 pub const JOURNAL: &str = "journal.alerts";
 
-/// Messages that wait for one outlet in memory. More are read from the store when these are told.
-const LONGEST_QUEUE: usize = 10_000;
+/// Messages that wait for one outlet in memory, and how many of them may be reports, which are large. More are read from
+/// the store when these are told.
+const LONGEST_QUEUE: (usize, usize) = (10_000, 64);
 
 /// Pauses after a failure: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -95,7 +98,11 @@ impl Message {
     /// As JSON, for webhooks and topics.
     pub fn body(&self, labels: &[(String, String)]) -> Value {
         match self {
-            Self::Report { body, .. } => body.as_ref().clone(),
+            Self::Report { body, .. } => {
+                let mut body = body.as_ref().clone();
+                body["labels"] = labels.iter().cloned().collect();
+                body
+            }
             Self::Incident(state, incident) => {
                 let labels: BTreeMap<_, _> = labels.iter().cloned().collect();
                 json!({
@@ -189,7 +196,7 @@ impl TellMetrics {
         registry.register("failures", "Tries that an outlet did not take", metrics.failed.clone());
         registry.register(
             "refused",
-            "Messages that an outlet will never take, and that are dropped",
+            "Messages that are dropped: the outlet will never take them, or a report cannot be made again",
             metrics.refused.clone(),
         );
         registry.register(
@@ -214,6 +221,8 @@ pub struct Outlets(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     lanes: Vec<Arc<Lane>>,
+    /// Rules whose rows are told as they are.
+    reports: Vec<Arc<Definition>>,
     known: Mutex<Known>,
     notes: mpsc::Sender<Entry>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -231,10 +240,20 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Message>,
-    /// What has been queued or told, of incidents that are not over.
-    seen: BTreeSet<(String, State)>,
+    /// What waits, and what has been told of incidents that are not over.
+    seen: BTreeSet<(String, &'static str)>,
     /// Something found the queue full.
     overflowed: bool,
+}
+
+impl Queue {
+    fn has_room_for(&self, message: &Message) -> bool {
+        let is_report = |message: &Message| matches!(message, Message::Report { .. });
+        let (all, reports) = LONGEST_QUEUE;
+        let waiting = &self.waiting;
+        waiting.len() < all
+            && (!is_report(message) || waiting.iter().filter(|other| is_report(other)).count() < reports)
+    }
 }
 
 /// What fires, as far as telling is concerned.
@@ -297,7 +316,8 @@ fn name(incident: &Incident) -> (String, String) {
 }
 
 impl Outlets {
-    /// Opens outlets: what the store says is owed is told first. Of the rules it is asked which are causes of others.
+    /// Opens outlets: what the store says is owed is told first. The rules say which are causes of others, and which make
+    /// reports.
     ///
     /// # Errors
     /// When the store cannot be asked.
@@ -313,20 +333,29 @@ impl Outlets {
             return Ok(Self::default());
         }
         let journal = Journal::open(engine.reader().store(), JOURNAL).await?;
+        // All that we and others have written before is seen: what is told twice or never again hangs on it.
+        engine.reader().look_anew().await?;
+        engine.reader().expect(journal.partition(), journal.next()).await;
         let (notes, noted) = mpsc::channel(4_096);
         let lane = |outlet| Arc::new(Lane { outlet, queue: Mutex::default(), wake: Notify::new() });
         let lanes: Vec<_> = outlets.into_iter().map(lane).collect();
         let causes = |rule: &Definition| Some((rule.name.clone(), rule.alert.as_ref()?.inhibited_by.clone()));
         let known = Known { causes: rules.iter().filter_map(causes).collect(), ..Known::default() };
+        let reports = |rule: &&Definition| matches!(rule.sink, Some(SinkName::Kafka(_) | SinkName::Webhook(_)));
+        let reports = rules.iter().filter(reports).cloned().map(Arc::new).collect();
         let tasks = Mutex::default();
-        let shared = Arc::new(Shared { lanes, known: Mutex::new(known), notes, tasks, metrics });
+        let shared = Arc::new(Shared { lanes, reports, known: Mutex::new(known), notes, tasks, metrics });
+        tokio::spawn(note(journal, Arc::clone(engine), node.to_owned(), noted, shared.metrics.clone()));
         shared.learn(engine).await?;
         for lane in &shared.lanes {
             shared.owed(lane, engine).await?;
+        }
+        // That an outlet is there must be written before anything happens that it is to be told.
+        shared.flush().await;
+        for lane in &shared.lanes {
             let run = run(Arc::clone(&shared), Arc::clone(lane), Arc::clone(engine), shutdown.clone());
             shared.tasks.lock().push(tokio::spawn(run));
         }
-        tokio::spawn(note(journal, Arc::clone(engine), node.to_owned(), noted, shared.metrics.clone()));
         Ok(Self(Some(shared)))
     }
 
@@ -434,15 +463,10 @@ impl Shared {
 
     fn push(&self, lane: &Lane, message: Message) {
         let mut queue = lane.queue.lock();
-        if let Message::Incident(state, incident) = &message
-            && !queue.seen.insert((incident.id.clone(), *state))
-        {
-            return;
-        }
-        if queue.overflowed || queue.waiting.len() >= LONGEST_QUEUE {
+        if queue.overflowed || !queue.has_room_for(&message) {
             queue.overflowed = true;
             self.metrics.full.get_or_create(&labels(&lane.outlet)).inc();
-        } else {
+        } else if queue.seen.insert((message.about().to_owned(), message.state())) {
             queue.waiting.push_back(message);
         }
         self.metrics.waiting.get_or_create(&labels(&lane.outlet)).set(queue.waiting.len() as i64);
@@ -479,21 +503,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts into the queue what the store says an outlet is owed. An outlet that has never been told anything is owed
-    /// what is open, and no history.
+    /// Puts into the queue what the store says an outlet is owed of incidents. One that is new is owed what is open, and
+    /// no history.
     async fn owed(&self, lane: &Lane, engine: &Engine) -> Result<(), OwnError> {
         if !lane.outlet.takes_incidents() {
             return Ok(());
         }
-        let told = told(engine, lane.outlet.name()).await?;
-        let mut incidents = record::read(engine, None, now_us().saturating_sub(OWED_FOR_US)).await?;
+        let now = now_us();
+        let Told { told, since_us } = told(engine, lane.outlet.name()).await?;
+        if since_us.is_none() {
+            let outlet = lane.outlet.name().to_owned();
+            self.noted(Note { about: outlet.clone(), outlet, state: "begun", tries: 0 }).await;
+        }
+        let oldest = now.saturating_sub(OWED_FOR_US).max(since_us.unwrap_or(now));
+        let mut incidents = record::read(engine, None, oldest).await?;
         incidents.sort_by(|a, b| (a.fired_us, &a.id).cmp(&(b.fired_us, &b.id)));
         let is_told = |incident: &Incident, state: &str| told.contains(&(incident.id.clone(), state.to_owned()));
         for incident in incidents.into_iter().map(Arc::new) {
             let (firing, resolved) = (is_told(&incident, "firing"), is_told(&incident, "resolved"));
             match incident.state {
                 State::Firing if firing => {
-                    lane.queue.lock().seen.insert((incident.id.clone(), State::Firing));
+                    lane.queue.lock().seen.insert((incident.id.clone(), State::Firing.as_str()));
                 }
                 State::Firing => {
                     let mut known = self.known.lock();
@@ -504,7 +534,7 @@ impl Shared {
                         self.push(lane, Message::Incident(State::Firing, incident));
                     }
                 }
-                State::Resolved if !told.is_empty() && !resolved && !is_told(&incident, "untold") => {
+                State::Resolved if !resolved && !is_told(&incident, "untold") => {
                     if !firing {
                         self.push(lane, Message::Incident(State::Firing, Arc::clone(&incident)));
                     }
@@ -516,10 +546,39 @@ impl Shared {
         Ok(())
     }
 
-    /// The same of all that is committed at this moment.
-    async fn owed_now(&self, lane: &Lane, engine: &Engine) -> Result<(), OutletsError> {
+    /// Makes reports anew that the store says an outlet is owed, as many as there is room for.
+    async fn owed_reports(&self, lane: &Lane, engine: &Engine) -> Result<(), OwnError> {
+        let name = lane.outlet.name();
+        let of_lane = |rule: &&Arc<Definition>| rule.sink.as_ref().is_some_and(|sink| sink.to_string() == name);
+        for rule in self.reports.iter().filter(of_lane) {
+            for run in report::owed(engine, rule, name).await? {
+                if lane.queue.lock().overflowed {
+                    return Ok(());
+                }
+                match run.ask(engine).await {
+                    Ok(rows) => self.push(lane, report::report(&run, &rows)),
+                    Err(error) => {
+                        tracing::error!(rule = rule.name, error = chain(&error), "a report cannot be made again");
+                        self.metrics.refused.get_or_create(&labels(&lane.outlet)).inc();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts into the queue what is owed of all that is committed at this moment. Nothing is being told meanwhile.
+    async fn read_anew(&self, lane: &Lane, engine: &Engine) -> Result<(), OutletsError> {
+        // What was told just now must not be taken for something that is owed.
+        self.flush().await;
         engine.reader().look_anew().await?;
-        Ok(self.owed(lane, engine).await?)
+        {
+            let mut queue = lane.queue.lock();
+            queue.seen = queue.waiting.iter().map(|message| (message.about().to_owned(), message.state())).collect();
+            queue.overflowed = false;
+        }
+        self.owed(lane, engine).await?;
+        Ok(self.owed_reports(lane, engine).await?)
     }
 
     /// What an outlet with a memory as short as ours wants to hear again.
@@ -531,18 +590,28 @@ impl Shared {
     }
 }
 
-/// What an outlet has been told: names and states.
-async fn told(engine: &Engine, outlet: &str) -> Result<BTreeSet<(String, String)>, OwnError> {
-    let sql = "SELECT DISTINCT about, state FROM notification WHERE outlet = $outlet AND state <> 'report'";
+/// What an outlet has been told of incidents.
+struct Told {
+    /// Names and states.
+    told: BTreeSet<(String, String)>,
+    /// When it was first there, microseconds since 1970; `None` for one that is new.
+    since_us: Option<i64>,
+}
+
+async fn told(engine: &Engine, outlet: &str) -> Result<Told, OwnError> {
+    let sql = "SELECT about, state, min(ts) AS ts FROM notification WHERE outlet = $outlet AND state <> 'report' \
+         GROUP BY about, state";
     let values = [("outlet".to_owned(), outlet.into())];
-    let mut told = BTreeSet::new();
+    let (mut told, mut since_us) = (BTreeSet::new(), None);
     for batch in engine.own(sql, &values).await?.collect().await? {
         let texts = |at: usize| cast(batch.column(at), &DataType::Utf8).ok();
-        let (Some(abouts), Some(states)) = (texts(0), texts(1)) else { continue };
+        let times = batch.column(2).as_primitive_opt::<TimestampMicrosecondType>();
+        let (Some(abouts), Some(states), Some(times)) = (texts(0), texts(1), times) else { continue };
         let (abouts, states) = (abouts.as_string::<i32>(), states.as_string::<i32>());
         told.extend((0..abouts.len()).map(|at| (abouts.value(at).to_owned(), states.value(at).to_owned())));
+        since_us = since_us.into_iter().chain(times.iter().flatten()).min();
     }
-    Ok(told)
+    Ok(Told { told, since_us })
 }
 
 fn labels(outlet: &Arc<dyn Outlet>) -> Labels {
@@ -556,20 +625,20 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
     let mut reminder = tokio::time::interval(outlet.remind_every().unwrap_or(Duration::from_secs(3_600)));
     reminder.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut pause, mut tries, mut most) = (PAUSES.0, 0, outlet.most());
-    loop {
+    // Reports that were committed and not told before we began.
+    let mut anew = shared.reports.iter().any(|rule| rule.sink.as_ref().is_some_and(|s| s.to_string() == outlet.name()));
+    while !shutdown.is_cancelled() {
         let batch: Vec<Message> = lane.queue.lock().waiting.iter().take(most).cloned().collect();
         let told = if batch.is_empty() {
-            if lane.queue.lock().overflowed {
-                // What did not fit is in the store, and must not be taken for what was told just now.
-                shared.flush().await;
-                {
-                    let mut queue = lane.queue.lock();
-                    queue.seen.clear();
-                    queue.overflowed = false;
-                }
-                if let Err(error) = shared.owed_now(&lane, &engine).await {
+            anew |= lane.queue.lock().overflowed;
+            if anew {
+                let read = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    read = shared.read_anew(&lane, &engine) => read,
+                };
+                anew = read.is_err();
+                if let Err(error) = read {
                     tracing::warn!(outlet = outlet.name(), error = chain(&error), "what is owed cannot be read");
-                    lane.queue.lock().overflowed = true;
                     tokio::time::sleep(PAUSES.0).await;
                 }
                 continue;
@@ -579,13 +648,11 @@ async fn run(shared: Arc<Shared>, lane: Arc<Lane>, engine: Arc<Engine>, shutdown
                 () = lane.wake.notified() => continue,
                 _ = reminder.tick(), if outlet.remind_every().is_some() => {
                     let reminders = shared.reminders();
-                    outlet.remind(&reminders).await
+                    // Nothing is dropped when these are refused.
+                    outlet.remind(&reminders).await.map_err(|error| TellError::Later(error.to_string()))
                 }
             }
         } else {
-            if shutdown.is_cancelled() {
-                return;
-            }
             tries += 1;
             // What has been begun is waited for: the other side may have taken it.
             outlet.tell(&batch).await
@@ -625,10 +692,10 @@ fn take(shared: &Shared, lane: &Lane, count: usize) {
     let mut queue = lane.queue.lock();
     let taken: Vec<Message> = queue.waiting.drain(..count).collect();
     for message in &taken {
-        if let Message::Incident(State::Resolved, incident) = message {
-            for state in [State::Firing, State::Resolved] {
-                queue.seen.remove(&(incident.id.clone(), state));
-            }
+        let about = || message.about().to_owned();
+        if !matches!(message, Message::Incident(State::Firing, _)) {
+            queue.seen.remove(&(about(), message.state()));
+            queue.seen.remove(&(about(), State::Firing.as_str()));
         }
     }
     shared.metrics.waiting.get_or_create(&labels(&lane.outlet)).set(queue.waiting.len() as i64);

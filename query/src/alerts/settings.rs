@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nodescope_service::errors::chain;
-use nodescope_service::kafka::KafkaSettings;
+use nodescope_service::kafka::{KafkaSettings, is_topic};
 use nodescope_service::settings::Settings;
+use nodescope_service::topic::without_value;
 use reqwest::Url;
 
 use super::alertmanager::Alertmanager;
@@ -42,8 +43,8 @@ impl std::fmt::Debug for AlertSettings {
 }
 
 impl AlertSettings {
-    /// Reads the section, and the files it names.
-    pub fn read(settings: &mut Settings) -> Self {
+    /// Reads the section, and the files it names. Rules that have their rows told must find whom to tell.
+    pub fn read(settings: &mut Settings, rules: &[Definition]) -> Self {
         let kafka = KafkaSettings::read(settings);
         let alertmanagers = settings
             .list("alerts.alertmanagers", "", "Alertmanagers (v2 API), as http://HOST:9093. Each is told everything.")
@@ -63,8 +64,25 @@ impl AlertSettings {
         for name in report_webhooks.keys().filter(|name| webhooks.contains_key(*name)) {
             settings.mistake(format!("alerts.report_webhooks: `{name}` is one of alerts.webhooks too"));
         }
-        let topic = settings
+        let topic: Option<String> = settings
             .optional("alerts.kafka_topic", "Topic of Kafka that is told of every incident, keyed by incident.");
+        if let Some(topic) = &topic {
+            is_for_alerts(settings, "alerts.kafka_topic", topic, &kafka);
+        }
+        for rule in rules {
+            match &rule.sink {
+                Some(SinkName::Webhook(name))
+                    if !webhooks.contains_key(name) && !report_webhooks.contains_key(name) =>
+                {
+                    settings.mistake(format!(
+                        "alerts.report_webhooks: there is no `{name}`, which rule {} tells",
+                        rule.name
+                    ));
+                }
+                Some(SinkName::Kafka(topic)) => is_for_alerts(settings, &format!("rule {}", rule.name), topic, &kafka),
+                _ => {}
+            }
+        }
         let mut labels = Vec::new();
         for pair in settings.list("alerts.labels", "", "Labels added to whatever is told, each as name=value.") {
             match pair.split_once('=') {
@@ -113,18 +131,27 @@ impl AlertSettings {
         );
         let mut pem = |key, help| {
             let path = settings.optional::<PathBuf>(key, help);
-            path.and_then(|path| contents(settings, key, &path)).unwrap_or_default()
+            path.and_then(|path| contents(settings, key, &path))
         };
         let authorities =
             pem("alerts.ca_file", "Certificates (PEM) that servers' are checked against, beside those of the system.");
-        let mut identity = pem("alerts.certificate_file", "Our certificate (PEM), for servers that ask for one.");
+        let certificate = pem("alerts.certificate_file", "Our certificate (PEM), for servers that ask for one.");
         let key = pem("alerts.key_file", "Its private key (PEM).");
-        if identity.is_empty() != key.is_empty() {
-            settings.mistake("alerts.certificate_file and alerts.key_file go together");
+        let found = authorities.as_ref().map(|text| reqwest::Certificate::from_pem_bundle(text.as_bytes()));
+        if let Some(Ok(found)) = found
+            && found.is_empty()
+        {
+            settings.mistake("alerts.ca_file: it holds no certificate in PEM");
         }
-        identity.push('\n');
-        identity.push_str(&key);
-        let mut http = |login| match Http::new(timeout, authorities.as_bytes(), identity.trim().as_bytes(), login) {
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(format!("{certificate}\n{key}")),
+            (None, None) => None,
+            _ => {
+                settings.mistake("alerts.certificate_file and alerts.key_file go together");
+                None
+            }
+        };
+        let http = match Http::new(timeout, authorities.as_deref(), identity.as_deref(), login) {
             Ok(http) => Some(http),
             Err(error) => {
                 settings.mistake(format!("alerts: the certificates cannot be used: {}", chain(&error)));
@@ -132,8 +159,8 @@ impl AlertSettings {
             }
         };
         Self {
-            to_alertmanagers: http(login),
-            to_webhooks: http(webhook_login),
+            to_webhooks: http.clone().map(|http| Http { login: webhook_login, ..http }),
+            to_alertmanagers: http,
             alertmanagers,
             webhooks,
             report_webhooks,
@@ -176,7 +203,7 @@ impl AlertSettings {
         }
         for (topic, takes_incidents) in topics {
             let outlet = kafka::outlet(topic, &self.kafka, labels(), self.timeout, takes_incidents);
-            outlets.push(outlet.map_err(|error| format!("topic {topic}: {}", chain(&error)))?);
+            outlets.push(outlet.map_err(|error| format!("topic {topic}: {}", without_value(&error)))?);
         }
         Ok(outlets)
     }
@@ -185,7 +212,7 @@ impl AlertSettings {
 fn named(settings: &mut Settings, key: &str, help: &'static str) -> BTreeMap<String, Url> {
     let mut named = BTreeMap::new();
     for entry in settings.list(key, "", help) {
-        let Some((name, text)) = entry.split_once('=') else {
+        let Some((name, text)) = entry.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
             settings.mistake(format!("{key}: each is name=URL"));
             continue;
         };
@@ -203,6 +230,15 @@ fn named(settings: &mut Settings, key: &str, help: &'static str) -> BTreeMap<Str
         }
     }
     named
+}
+
+/// Whether a topic can be told of alerts.
+fn is_for_alerts(settings: &mut Settings, of: &str, topic: &str, kafka: &KafkaSettings) {
+    if !is_topic(topic) {
+        settings.mistake(format!("{of}: a topic has 1 to 249 letters, digits, dots, underscores and hyphens"));
+    } else if topic == kafka.topic {
+        settings.mistake(format!("{of}: `{topic}` is the topic of all records (kafka.topic)"));
+    }
 }
 
 /// An address, which is not repeated in messages: it may be a secret.
@@ -223,8 +259,9 @@ fn address(settings: &mut Settings, key: &str, text: &str) -> Option<Url> {
 fn secret(settings: &mut Settings, key: &'static str, help: &'static str) -> Option<String> {
     let path = settings.optional::<PathBuf>(key, help)?;
     let text = contents(settings, key, &path)?.trim_end_matches(['\r', '\n']).to_owned();
-    if text.is_empty() || text.contains('\n') {
-        settings.mistake(format!("{key}: {} must hold one line", path.display()));
+    // What else there is could not be sent in a header.
+    if text.is_empty() || text.contains(char::is_control) {
+        settings.mistake(format!("{key}: {} must hold one line of text", path.display()));
         return None;
     }
     Some(text)
@@ -243,13 +280,18 @@ fn contents(settings: &mut Settings, key: &str, path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definition::Purpose;
 
     fn read(values: &[(&str, &str)]) -> (AlertSettings, Vec<String>) {
+        read_with(values, &[])
+    }
+
+    fn read_with(values: &[(&str, &str)], rules: &[Definition]) -> (AlertSettings, Vec<String>) {
         let mut settings = Settings::default();
         for (key, value) in values {
             settings.flag(key, Some(value));
         }
-        let read = AlertSettings::read(&mut settings);
+        let read = AlertSettings::read(&mut settings, rules);
         (read, settings.finish().map_or_else(|errors| errors.0, |()| Vec::new()))
     }
 
@@ -283,6 +325,33 @@ mod tests {
             ]
         );
         assert!(!format!("{outlets:?} {settings:?}").contains("T0PSECRET"));
+    }
+
+    #[test]
+    fn whom_rules_tell_must_be_there() {
+        let rule = |name: &str, sink: &str| {
+            let text =
+                format!("/* title = \"x\"\nevery = \"1m\"\nsink = \"{sink}\" */ SELECT 1 FROM sample WHERE ts < $to");
+            Definition::parse(name, &text, Purpose::Rule).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let right = [rule("a", "webhook:weekly"), rule("b", "webhook:chat"), rule("c", "kafka:reports")];
+        let webhooks = [("alerts.webhooks", "chat=http://x"), ("alerts.report_webhooks", "weekly=http://x")];
+        let (settings, mistakes) = read_with(&webhooks, &right);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let outlets = settings.outlets(&right).unwrap();
+        let takes: Vec<_> = outlets.iter().map(|outlet| (outlet.name(), outlet.takes_incidents())).collect();
+        assert_eq!(takes, [("webhook:chat", true), ("webhook:weekly", false), ("kafka:reports", false)]);
+        let wrong = [rule("a", "webhook:other"), rule("b", "kafka:a topic"), rule("c", "kafka:telemetry")];
+        let (_, mistakes) = read_with(&[("alerts.kafka_topic", "telemetry")], &wrong);
+        assert_eq!(
+            mistakes,
+            [
+                "alerts.kafka_topic: `telemetry` is the topic of all records (kafka.topic)",
+                "alerts.report_webhooks: there is no `other`, which rule a tells",
+                "rule b: a topic has 1 to 249 letters, digits, dots, underscores and hyphens",
+                "rule c: `telemetry` is the topic of all records (kafka.topic)",
+            ]
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where rows of rules go that somebody is to be told of: `sink = "alert"`, and reports to a webhook or a topic.
+//! Where the rows of a rule with `sink = "alert"` go: incidents that changed are committed with the run, and then told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,9 @@ use datafusion::arrow::array::cast::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::common::ScalarValue;
 use nodescope_model::catalogue::Table;
-use serde_json::json;
 
 use super::incident::{About, Found, Incident, Incidents, Key, Patience};
-use super::outlets::{Message, Outlets};
+use super::outlets::Outlets;
 use super::record;
 use super::summary::{Template, TextRows};
 use crate::definition::{AlertHead, Definition};
@@ -20,13 +19,7 @@ use crate::engine::Engine;
 use crate::own::OwnError;
 use crate::schedule::run::Run;
 use crate::schedule::sink::{Sink, SinkError};
-use crate::schedule::windows::{Grid, micros};
-
-/// Rows of one report that are told. Who wants more reads a table.
-const MOST_ROWS: usize = 1_000;
-
-/// Reports that have not been told are made anew this long after their run, in microseconds.
-const OWED_FOR_US: i64 = 86_400_000_000;
+use crate::schedule::windows::micros;
 
 /// Incidents of one rule.
 #[derive(Debug)]
@@ -136,116 +129,6 @@ impl Sink for AlertSink {
     async fn committed(&mut self, _run: &Run) {
         self.outlets.changed(std::mem::take(&mut self.changed)).await;
     }
-}
-
-/// Rows of one rule, told as they are to one outlet.
-#[derive(Debug)]
-pub struct ReportSink {
-    outlet: String,
-    report: Option<Message>,
-    outlets: Outlets,
-}
-
-impl ReportSink {
-    /// The sink of a rule whose reports go to an outlet of that name. Reports of the last day that were committed and
-    /// not told are made once more, and told.
-    ///
-    /// # Errors
-    /// When there is no such outlet, or the store cannot be asked.
-    pub async fn open(rule: &Arc<Definition>, engine: &Arc<Engine>, outlets: &Outlets) -> Result<Self, SinkError> {
-        let name = rule.sink.as_ref().map(ToString::to_string).unwrap_or_default();
-        if !outlets.has(&name) {
-            return match &rule.sink {
-                Some(sink) => Err(SinkError::NoOutlet(sink.clone())),
-                None => Err(SinkError::Other(format!("{} is a view and has no sink", rule.name), None)),
-            };
-        }
-        let owed = owed(engine, rule, &name).await.map_err(unreadable)?;
-        let (outlet, teller, engine) = (name.clone(), outlets.clone(), Arc::clone(engine));
-        if !owed.is_empty() {
-            tokio::spawn(async move {
-                for run in owed {
-                    match run.ask(&engine).await {
-                        Ok(rows) => teller.report(&outlet, &report(&run, &rows)),
-                        Err(error) => tracing::warn!(rule = run.rule.name, %error, "a report cannot be made again"),
-                    }
-                }
-            });
-        }
-        Ok(Self { outlet: name, report: None, outlets: outlets.clone() })
-    }
-}
-
-#[async_trait]
-impl Sink for ReportSink {
-    fn take(&mut self, run: &Run, rows: &[RecordBatch]) -> Result<Vec<(Arc<Table>, RecordBatch)>, SinkError> {
-        let is_empty = rows.iter().all(|batch| batch.num_rows() == 0);
-        self.report = (!is_empty).then(|| report(run, rows));
-        Ok(Vec::new())
-    }
-
-    async fn committed(&mut self, _run: &Run) {
-        if let Some(report) = self.report.take() {
-            self.outlets.report(&self.outlet, &report);
-        }
-    }
-}
-
-fn report(run: &Run, rows: &[RecordBatch]) -> Message {
-    let mut told = Vec::new();
-    let mut count = 0;
-    for batch in rows {
-        let rows = TextRows::of(batch);
-        count += rows.len();
-        told.extend((0..rows.len()).take(MOST_ROWS - told.len()).map(|row| rows.json(row)));
-    }
-    let about = report_name(&run.rule.name, run.window.ends_us, run.revision);
-    let body = json!({
-        "version": 1,
-        "report": about,
-        "rule": run.rule.name,
-        "title": run.rule.title,
-        "window_starts": super::outlets::time(run.window.starts_us),
-        "window_ends": super::outlets::time(run.window.ends_us),
-        "revision": run.revision,
-        "rows": told,
-        "left_out": count - told.len(),
-    });
-    Message::Report { about, body: Arc::new(body) }
-}
-
-fn report_name(rule: &str, ends_us: i64, revision: i64) -> String {
-    format!("{rule}@{ends_us}.{revision}")
-}
-
-/// Runs of the last day that brought rows of which the outlet has not been told.
-async fn owed(engine: &Engine, rule: &Arc<Definition>, outlet: &str) -> Result<Vec<Run>, OwnError> {
-    let time = ScalarValue::TimestampMicrosecond(
-        Some(crate::schedule::now_us().saturating_sub(OWED_FOR_US)),
-        Some("UTC".into()),
-    );
-    let values = [
-        ("rule".to_owned(), ScalarValue::from(rule.name.as_str())),
-        ("outlet".to_owned(), ScalarValue::from(outlet)),
-        ("since".to_owned(), time),
-    ];
-    let sql = "SELECT window_microseconds, revision, max(ts) AS ts FROM schedule_run r \
-         WHERE rule = $rule AND state = 'done' AND \"rows\" > 0 AND ts > $since AND NOT EXISTS (\
-         SELECT 1 FROM notification n WHERE n.outlet = $outlet AND n.about = \
-         $rule || '@' || r.window_microseconds::varchar || '.' || r.revision::varchar) GROUP BY 1, 2 ORDER BY 1, 2";
-    let grid = Grid::of(rule);
-    let mut owed = Vec::new();
-    for batch in engine.own(sql, &values).await?.collect().await? {
-        let numbers = |at: usize| batch.column(at).as_primitive_opt::<Int64Type>();
-        let (Some(ends), Some(revisions)) = (numbers(0), numbers(1)) else { continue };
-        owed.extend(ends.values().iter().zip(revisions.values()).map(|(end, revision)| Run {
-            rule: Arc::clone(rule),
-            window: grid.ending(*end),
-            revision: *revision,
-            began_us: *end,
-        }));
-    }
-    Ok(owed)
 }
 
 /// End of the last window of a rule that has run.

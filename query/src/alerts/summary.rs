@@ -21,7 +21,7 @@ use datafusion::arrow::datatypes::{DataType, Float64Type, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 /// A value longer than this is cut: what arrives in a pager is read by people.
-const LONGEST: usize = 400;
+pub(crate) const LONGEST: usize = 400;
 
 /// A template, read.
 #[derive(Debug, Clone, PartialEq, Eq)]

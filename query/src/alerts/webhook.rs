@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::{Client, StatusCode, Url, redirect};
+use nodescope_service::errors::chain;
+use reqwest::{Client, Response, StatusCode, Url, redirect};
 use ring::hmac;
 
 use super::outlets::{Message, Outlet, TellError};
@@ -16,8 +17,11 @@ use crate::schedule::now_us;
 /// Header of the signature.
 pub const SIGNATURE: &str = "X-Nodescope-Signature";
 
-/// Of a refusal's text so much is logged.
-const LONGEST_REFUSAL: usize = 200;
+/// Of a refusal's text so many bytes are read, and so many characters told.
+const REFUSAL: (usize, usize) = (4_096, 200);
+
+/// What is longer in an address may be a secret.
+const SHORTEST_SECRET: usize = 6;
 
 /// How requests are made: the client, and who we say we are. Shows no secret.
 #[derive(Clone)]
@@ -52,21 +56,27 @@ impl std::fmt::Debug for Http {
 }
 
 impl Http {
-    /// A client that gives up after a while, and follows no one elsewhere: secrets stay with whom they are for.
+    /// A client that gives up after a while, and follows no one elsewhere: secrets stay with whom they are for. Servers
+    /// are checked against these authorities beside those of the system, and shown this identity; all of it is PEM.
     ///
     /// # Errors
     /// When certificates cannot be used.
-    pub fn new(timeout: Duration, authorities: &[u8], identity: &[u8], login: Login) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        timeout: Duration,
+        authorities: Option<&str>,
+        identity: Option<&str>,
+        login: Login,
+    ) -> Result<Self, reqwest::Error> {
         let mut builder = Client::builder()
             .timeout(timeout)
             .connect_timeout(timeout)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("nodescope/", env!("CARGO_PKG_VERSION")));
-        for authority in reqwest::Certificate::from_pem_bundle(authorities)? {
+        for authority in reqwest::Certificate::from_pem_bundle(authorities.unwrap_or_default().as_bytes())? {
             builder = builder.add_root_certificate(authority);
         }
-        if !identity.is_empty() {
-            builder = builder.identity(reqwest::Identity::from_pem(identity)?);
+        if let Some(identity) = identity {
+            builder = builder.identity(reqwest::Identity::from_pem(identity.as_bytes())?);
         }
         Ok(Self { client: builder.build()?, login })
     }
@@ -86,13 +96,20 @@ pub(crate) async fn post(http: &Http, url: &Url, body: Vec<u8>, headers: &[(&str
     for (name, value) in headers {
         request = request.header(*name, value);
     }
-    let answer = request.send().await.map_err(|error| TellError::Later(told(&error.without_url())))?;
+    let answer = request.send().await.map_err(|error| TellError::Later(failure(error)))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
     }
-    let text = answer.text().await.unwrap_or_default();
-    let why = format!("{status}: {}", text.chars().take(LONGEST_REFUSAL).collect::<String>().trim());
+    if status.is_redirection() {
+        return Err(TellError::Later(format!("{status}: it points elsewhere, and is not followed there")));
+    }
+    let text = beginning(answer).await;
+    let why = if secrets(http, url).any(|secret| text.contains(secret)) {
+        format!("{status}: its text repeats a secret of ours, and is left out")
+    } else {
+        format!("{status}: {}", text.chars().take(REFUSAL.1).collect::<String>().trim())
+    };
     match status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
             Err(TellError::Never(why))
@@ -101,8 +118,34 @@ pub(crate) async fn post(http: &Http, url: &Url, body: Vec<u8>, headers: &[(&str
     }
 }
 
-fn told(error: &reqwest::Error) -> String {
-    nodescope_service::errors::chain(error)
+/// How a refusal begins. It may have no end.
+async fn beginning(mut answer: Response) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < REFUSAL.0
+        && let Ok(Some(more)) = answer.chunk().await
+    {
+        bytes.extend_from_slice(&more[..more.len().min(REFUSAL.0 - bytes.len())]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a server was shown and nobody else may see. Some repeat it when they refuse: "Cannot POST /hooks/…".
+fn secrets<'a>(http: &'a Http, url: &'a Url) -> impl Iterator<Item = &'a str> {
+    let login = match &http.login {
+        Login::Nobody => None,
+        Login::Basic(_, secret) | Login::Bearer(secret) => Some(secret.as_str()),
+    };
+    let address = [Some(url.path()), url.query()].into_iter().flatten().filter(|part| part.len() >= SHORTEST_SECRET);
+    login.into_iter().chain(address)
+}
+
+/// Why nobody answered. The address is left out: it may be a secret.
+fn failure(error: reqwest::Error) -> String {
+    let mut text = chain(&error.without_url());
+    if text.contains("UnknownIssuer") {
+        text.push_str(" (no authority that we know vouches for it; alerts.ca_file names more)");
+    }
+    text
 }
 
 /// One webhook.

@@ -40,45 +40,68 @@ impl Rule {
     }
 }
 
-/// Reads all rules: the built-in ones, those made from the catalogue, and those of a folder.
+/// Rules that have been read.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// Those that are right.
+    pub rules: Vec<Definition>,
+    /// Names of those that are a site's own.
+    pub own: BTreeSet<String>,
+    /// Every mistake in all others.
+    pub mistakes: Mistakes,
+}
+
+/// Reads all rules: the built-in ones and those made from the catalogue, and those of a folder.
 ///
 /// # Errors
 /// Every mistake in every file.
 pub fn load(folder: Option<&Path>, catalogue: &Catalogue) -> Result<Vec<Definition>, Mistakes> {
-    let mut mistakes = Mistakes::default();
-    let mut rules = Vec::new();
+    let Read { rules, mistakes, .. } = read(true, folder, catalogue);
+    if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes) }
+}
+
+/// Reads the rules of a folder, and our own with them if they are wanted.
+pub fn read(built_in: bool, folder: Option<&Path>, catalogue: &Catalogue) -> Read {
+    let Read { mut rules, mut own, mut mistakes } = if built_in { ours(catalogue) } else { Read::default() };
+    let (more, wrong) = folder.map(|folder| definition::read_folder(folder, Purpose::Rule)).unwrap_or_default();
+    mistakes.0.extend(wrong.0);
+    for rule in more {
+        if rules.iter().any(|known| known.name == rule.name) {
+            let file = folder.unwrap_or(Path::new("")).join(format!("{}.sql", rule.name)).display().to_string();
+            mistakes.add(&file, "", "there is a built-in rule of this name; choose another");
+        } else {
+            own.insert(rule.name.clone());
+            rules.push(rule);
+        }
+    }
+    let mut lost = Vec::new();
+    for rule in &rules {
+        let causes = rule.alert.iter().flat_map(|alert| &alert.inhibited_by);
+        let is_there = |cause: &str| rules.iter().any(|other| other.name == cause && other.alert.is_some());
+        lost.extend(
+            causes.filter(|cause| !is_there(cause) && !mistakes.concern(cause)).map(|cause| (&rule.name, cause)),
+        );
+    }
+    for (rule, cause) in lost {
+        mistakes.add(rule, "alert.inhibited_by", format!("there is no rule `{cause}` that makes alerts"));
+    }
+    Read { rules, own, mistakes }
+}
+
+/// The built-in rules, and those made from the catalogue.
+fn ours(catalogue: &Catalogue) -> Read {
+    let mut read = Read::default();
     for (file, text) in BUILT_IN {
         match Definition::parse(file, text, Purpose::Rule) {
-            Ok(rule) => rules.push(rule),
-            Err(more) => mistakes.0.extend(more.0),
+            Ok(rule) => read.rules.push(rule),
+            Err(more) => read.mistakes.0.extend(more.0),
         }
     }
     match rollups::definitions(catalogue) {
-        Ok(more) => rules.extend(more),
-        Err(more) => mistakes.0.extend(more.0),
+        Ok(more) => read.rules.extend(more),
+        Err(more) => read.mistakes.0.extend(more.0),
     }
-    if let Some(folder) = folder {
-        match definition::read_folder(folder, Purpose::Rule) {
-            Ok(more) => {
-                for rule in more {
-                    if rules.iter().any(|known| known.name == rule.name) {
-                        let file = folder.join(format!("{}.sql", rule.name)).display().to_string();
-                        mistakes.add(&file, "", "there is a built-in rule of this name; choose another");
-                    } else {
-                        rules.push(rule);
-                    }
-                }
-            }
-            Err(more) => mistakes.0.extend(more.0),
-        }
-    }
-    for rule in &rules {
-        let causes = rule.alert.iter().flat_map(|alert| &alert.inhibited_by);
-        for cause in causes.filter(|cause| !rules.iter().any(|other| other.name == **cause && other.alert.is_some())) {
-            mistakes.add(&rule.name, "alert.inhibited_by", format!("there is no rule `{cause}` that makes alerts"));
-        }
-    }
-    if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes) }
+    read
 }
 
 /// Plans rules against the engine's tables and views, and looks whether their sinks can take what they find.
@@ -108,7 +131,17 @@ async fn plan_one(
     // Any window will do: what is planned is not asked.
     let window = Grid::of(definition).ending(0);
     let run = Run { rule: Arc::clone(definition), window, revision: 0, began_us: 0 };
-    let query = engine.own(&definition.sql, &run.values()).await.map_err(|e| vec![("", chain(&e))])?;
+    let catalogue = engine.reader().store().catalogue();
+    let query = match engine.own(&definition.sql, &run.values()).await {
+        Ok(query) => query,
+        Err(error) => {
+            let mut wrong = vec![("", chain(&error))];
+            if let Some(SinkName::Table(name)) = &definition.sink {
+                wrong.extend(TableSink::new(catalogue, name).err().map(|error| ("sink", chain(&error))));
+            }
+            return Err(wrong);
+        }
+    };
     let mut wrong = Vec::new();
     let reads = query.tables().unwrap_or_else(|error| {
         wrong.push(("", error.to_string()));
@@ -118,8 +151,7 @@ async fn plan_one(
     match &definition.sink {
         Some(SinkName::Table(name)) => {
             let nothing = RecordBatch::new_empty(Arc::clone(&schema));
-            let taken = TableSink::new(engine.reader().store().catalogue(), name)
-                .and_then(|mut sink| sink.take(&run, &[nothing]));
+            let taken = TableSink::new(catalogue, name).and_then(|mut sink| sink.take(&run, &[nothing]));
             if let Err(error) = taken {
                 wrong.push(("sink", chain(&error)));
             }
@@ -251,7 +283,7 @@ mod tests {
                 "SELECT ts, node, host, 'x' AS exporter, 'load' AS name, 1 AS series, host AS value FROM system",
             ),
             rule("c", "table:nowhere", "SELECT * FROM system"),
-            rule("d", "table:sample", "SELECT nothing FROM system"),
+            rule("d", "table:elsewhere", "SELECT nothing FROM system"),
         ];
         let mistakes = plan(&engine(), rules).await.unwrap_err().to_string();
         for wanted in [
@@ -261,6 +293,7 @@ mod tests {
             "b: sink: its rows cannot be rows of `sample`",
             "c: sink: there is no table `nowhere`",
             "d: it cannot be planned",
+            "d: sink: there is no table `elsewhere`",
         ] {
             assert!(mistakes.contains(wanted), "{wanted} is not in\n{mistakes}");
         }

@@ -9,15 +9,15 @@ use nodescope_model::catalogue::Catalogue;
 use nodescope_service::node::NodeSettings;
 use nodescope_service::settings::Settings;
 
-use super::rules;
-use crate::definition::{self, Definition, Mistakes, Purpose};
+use super::rules::{self, Read};
+use crate::definition::Definition;
 
 /// What a schedule needs to know.
 #[derive(Debug, Clone)]
 pub struct ScheduleSettings {
     /// Whether `nodescope up` runs one.
     pub enabled: bool,
-    /// The rules: built in, made from the catalogue, and the site's own.
+    /// The rules that are right: built in, made from the catalogue, and the site's own.
     pub rules: Vec<Definition>,
     /// Names of those that are the site's own: nobody else has looked whether they are right.
     pub own: BTreeSet<String>,
@@ -53,13 +53,8 @@ impl ScheduleSettings {
             "",
             "Other values for parameters of rules, each as rule.parameter=value.",
         );
-        let own = folder.as_deref().map_or(Ok(Vec::new()), |folder| definition::read_folder(folder, Purpose::Rule));
-        let names = own.iter().flatten().map(|rule| rule.name.clone()).collect();
-        let read = if built_in { rules::load(folder.as_deref(), catalogue) } else { own };
-        let mut all = read.unwrap_or_else(|Mistakes(mistakes)| {
-            mistakes.iter().for_each(|mistake| settings.mistake(format!("schedule.rules_folder: {mistake}")));
-            Vec::new()
-        });
+        let Read { rules: mut all, own, mistakes } = rules::read(built_in, folder.as_deref(), catalogue);
+        mistakes.0.iter().for_each(|mistake| settings.mistake(format!("schedule.rules_folder: {mistake}")));
         for entry in values {
             let set =
                 entry.split_once('=').and_then(|(path, value)| Some((path.trim().split_once('.')?, value.trim())));
@@ -73,11 +68,12 @@ impl ScheduleSettings {
                         settings.mistake(format!("schedule.parameters: {what}"));
                     }
                 }
+                None if mistakes.concern(rule) => {}
                 None => settings.mistake(format!("schedule.parameters: there is no rule `{rule}`")),
             }
         }
         for name in &without {
-            if !all.iter().any(|rule| rule.name == *name) {
+            if !all.iter().any(|rule| rule.name == *name) && !mistakes.concern(name) {
                 settings.mistake(format!("schedule.without: there is no rule `{name}`"));
             }
         }
@@ -85,7 +81,7 @@ impl ScheduleSettings {
         Self {
             enabled,
             rules: all,
-            own: names,
+            own,
             concurrency: settings.get::<usize>("schedule.concurrency", "2", "Runs under way at one time.").max(1),
             backfill: settings.duration(
                 "schedule.backfill",
@@ -141,7 +137,9 @@ mod tests {
 
         std::fs::write(folder.path().join("site_two.sql"), "nothing").unwrap();
         std::fs::write(folder.path().join("site_three.sql"), "nothing").unwrap();
-        let (_, mistakes) = read(&[("schedule.rules_folder", &shown), ("schedule.without", "nobody")]);
+        let (settings, mistakes) =
+            read(&[("schedule.rules_folder", &shown), ("schedule.without", "nobody,site_three")]);
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert!(settings.own.iter().eq(["site_one"]), "what is right is there, so that it can be planned");
     }
 }

@@ -15,7 +15,8 @@ use nodescope_model::conform::{ConformError, conform};
 
 use super::run::Run;
 use crate::alerts::Outlets;
-use crate::alerts::sink::{AlertSink, ReportSink};
+use crate::alerts::report::ReportSink;
+use crate::alerts::sink::AlertSink;
 use crate::definition::{Definition, SinkName};
 use crate::engine::Engine;
 
@@ -88,7 +89,7 @@ impl Sinks {
         match &rule.sink {
             Some(SinkName::Table(name)) => Ok(Box::new(TableSink::new(&self.catalogue, name)?)),
             Some(SinkName::Alert) => Ok(Box::new(AlertSink::open(rule, engine, &self.node, &self.outlets).await?)),
-            _ => Ok(Box::new(ReportSink::open(rule, engine, &self.outlets).await?)),
+            _ => Ok(Box::new(ReportSink::new(rule, &self.outlets)?)),
         }
     }
 }

@@ -11,19 +11,25 @@ use crate::alerts::incident::About;
 use crate::definition::Purpose;
 use crate::engine::Spill;
 use crate::limits::Limits;
-use crate::schedule::run::Run;
+use crate::schedule::run::{self, Ended, Run};
 use crate::schedule::windows::Window;
 
 /// An outlet that notes what it is told, and refuses as often as it is asked to.
 #[derive(Debug, Default)]
 struct Ear {
+    name: &'static str,
     heard: Mutex<Vec<String>>,
     refusals: Mutex<VecDeque<TellError>>,
+    tries: Mutex<Vec<tokio::time::Instant>>,
     news: Notify,
     is_deaf: std::sync::atomic::AtomicBool,
 }
 
 impl Ear {
+    fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self { name, ..Self::default() })
+    }
+
     async fn hears(&self, count: usize) -> Vec<String> {
         loop {
             let news = self.news.notified();
@@ -39,7 +45,7 @@ impl Ear {
 #[async_trait]
 impl Outlet for Arc<Ear> {
     fn name(&self) -> &str {
-        "ear"
+        self.name
     }
 
     fn most(&self) -> usize {
@@ -47,6 +53,7 @@ impl Outlet for Arc<Ear> {
     }
 
     async fn tell(&self, messages: &[Message]) -> Result<(), TellError> {
+        self.tries.lock().push(tokio::time::Instant::now());
         if self.is_deaf.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(TellError::Later("away".into()));
         }
@@ -118,6 +125,17 @@ impl Place {
         incident
     }
 
+    /// A run that found rows, and is committed.
+    async fn ran(&self, rule: &Arc<Definition>, ends_us: i64) -> Run {
+        let window = Window { starts_us: ends_us - 1_000_000, ends_us };
+        let run = Run { rule: Arc::clone(rule), window, revision: 0, began_us: ends_us };
+        let table = self.store.catalogue().get("schedule_run").unwrap();
+        let ended = Ended { state: "done", error: None, rows: Some(1), ended_us: now_us() };
+        let row = run::row(table, "n", &run, &ended, None);
+        self.journal.lock().await.append(vec![(Arc::clone(table), vec![row])]).await.unwrap();
+        run
+    }
+
     /// Waits until what is committed is seen: a reader looks at the store every now and then.
     async fn seen(&self) {
         let committed = usize::try_from(self.sequence.load(std::sync::atomic::Ordering::SeqCst)).unwrap();
@@ -126,7 +144,7 @@ impl Place {
 
     /// Waits until so many rows say what has been told.
     async fn noted(&self, count: usize) {
-        self.rows("SELECT about FROM notification", count).await;
+        self.rows("SELECT about FROM notification WHERE state <> 'begun'", count).await;
     }
 
     async fn rows(&self, sql: &str, count: usize) {
@@ -163,7 +181,7 @@ async fn an_incident_comes_back_from_the_store_as_it_was() {
 #[tokio::test]
 async fn each_is_told_once_through_restarts() {
     let place = Place::new().await;
-    let ear = Arc::new(Ear::default());
+    let ear = Ear::new("ear");
     let (outlets, stop) = place.open(&ear, &[]).await;
     outlets.changed(vec![place.commit("r", "a", State::Firing).await]).await;
     // The same once more, because it lapsed and came back.
@@ -190,27 +208,47 @@ async fn who_was_never_told_anything_is_told_what_is_open() {
     let place = Place::new().await;
     place.commit("r", "old", State::Resolved).await;
     place.commit("r", "open", State::Firing).await;
-    let ear = Arc::new(Ear::default());
+    let ear = Ear::new("ear");
     let _open = place.open(&ear, &[]).await;
     assert_eq!(ear.hears(1).await, ["r-open firing"]);
+}
+
+#[tokio::test]
+async fn who_is_away_from_the_beginning_misses_nothing_through_restarts() {
+    let place = Place::new().await;
+    place.commit("r", "old", State::Resolved).await;
+    let ear = Ear::new("ear");
+    ear.is_deaf.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (outlets, stop) = place.open(&ear, &[]).await;
+    for state in [State::Firing, State::Resolved] {
+        outlets.changed(vec![place.commit("r", "a", state).await]).await;
+    }
+    stop.cancel();
+    ear.is_deaf.store(false, std::sync::atomic::Ordering::SeqCst);
+    let _open = place.open(&ear, &[]).await;
+    assert_eq!(ear.hears(2).await, ["r-a firing", "r-a resolved"], "and no history");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_is_away_is_told_later_and_in_order() {
     let place = Place::new().await;
-    let ear = Arc::new(Ear::default());
-    *ear.refusals.lock() = (0..5).map(|n| TellError::Later(format!("away {n}"))).collect();
+    let ear = Ear::new("ear");
+    *ear.refusals.lock() = (0..10).map(|n| TellError::Later(format!("away {n}"))).collect();
     let (outlets, _stop) = place.open(&ear, &[]).await;
     for (host, state) in [("a", State::Firing), ("b", State::Firing), ("a", State::Resolved)] {
         outlets.changed(vec![place.commit("r", host, state).await]).await;
     }
     assert_eq!(ear.hears(3).await, ["r-a firing", "r-b firing", "r-a resolved"]);
+    // Pauses grow, and not for ever.
+    let tries = ear.tries.lock().clone();
+    let pauses: Vec<u128> = tries.windows(2).take(10).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]);
 }
 
 #[tokio::test]
 async fn a_message_that_is_refused_spoils_no_other() {
     let place = Place::new().await;
-    let ear = Arc::new(Ear::default());
+    let ear = Ear::new("ear");
     ear.refusals.lock().push_back(TellError::Never("first of all".into()));
     ear.refusals.lock().push_back(TellError::Never("that one".into()));
     let (outlets, _stop) = place.open(&ear, &[]).await;
@@ -222,7 +260,7 @@ async fn a_message_that_is_refused_spoils_no_other() {
 #[tokio::test]
 async fn a_cause_silences_its_effects() {
     let place = Place::new().await;
-    let ear = Arc::new(Ear::default());
+    let ear = Ear::new("ear");
     let rules = [rule("silent", ""), rule("hot", "\"silent\"")];
     let (outlets, stop) = place.open(&ear, &rules).await;
     outlets.changed(vec![place.commit("silent", "a", State::Firing).await]).await;
@@ -247,7 +285,7 @@ async fn a_cause_silences_its_effects() {
 #[tokio::test(start_paused = true)]
 async fn what_does_not_fit_is_read_from_the_store() {
     let place = Place::new().await;
-    let ear = Arc::new(Ear::default());
+    let ear = Ear::new("ear");
     ear.is_deaf.store(true, std::sync::atomic::Ordering::SeqCst);
     let (outlets, _stop) = place.open(&ear, &[]).await;
     let shared = outlets.0.as_ref().unwrap();
@@ -255,12 +293,40 @@ async fn what_does_not_fit_is_read_from_the_store() {
     outlets.changed(vec![first.clone()]).await;
     {
         let mut queue = shared.lanes[0].queue.lock();
-        while queue.waiting.len() < LONGEST_QUEUE {
+        while queue.waiting.len() < LONGEST_QUEUE.0 {
             queue.waiting.push_back(Message::Report { about: "x".into(), body: Arc::new(Value::Null) });
         }
     }
     outlets.changed(vec![place.commit("r", "late", State::Firing).await]).await;
     ear.is_deaf.store(false, std::sync::atomic::Ordering::SeqCst);
-    let heard = ear.hears(LONGEST_QUEUE + 1).await;
+    let heard = ear.hears(LONGEST_QUEUE.0 + 1).await;
     assert!(heard.contains(&"r-late firing".to_owned()), "{:?}", heard.last());
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_that_do_not_fit_or_outlive_us_are_made_anew() {
+    let place = Place::new().await;
+    let text = "/* title = \"x\"\nevery = \"1s\"\nsink = \"kafka:x\" */ SELECT count(*) AS n FROM alert WHERE ts < $to";
+    let rule = Definition::parse("r", text, Purpose::Rule).unwrap();
+    let (rules, shared) = ([rule.clone()], Arc::new(rule));
+    let ear = Ear::new("kafka:x");
+    ear.is_deaf.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (outlets, stop) = place.open(&ear, &rules).await;
+    let mut wanted = Vec::new();
+    for second in 1..=i64::try_from(LONGEST_QUEUE.1).unwrap() + 20 {
+        let run = place.ran(&shared, second * 1_000_000).await;
+        let rows = run.ask(&place.engine).await.unwrap();
+        outlets.report("kafka:x", &report::report(&run, &rows));
+        wanted.push(format!("r@{second}000000.0 report"));
+    }
+    assert!(outlets.0.as_ref().unwrap().lanes[0].queue.lock().waiting.len() <= LONGEST_QUEUE.1, "it is bounded");
+    ear.is_deaf.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(ear.hears(wanted.len()).await, wanted);
+    place.noted(wanted.len()).await;
+    stop.cancel();
+    // We die between a commit and the telling.
+    place.ran(&shared, 1_000_000_000).await;
+    let _open = place.open(&ear, &rules).await;
+    wanted.push("r@1000000000.0 report".to_owned());
+    assert_eq!(ear.hears(wanted.len()).await, wanted);
 }

@@ -1,14 +1,18 @@
-//! Webhooks and Alertmanagers over HTTP: what is sent, and what an answer means.
+//! Webhooks and Alertmanagers over HTTP: what is sent, and what an answer means; over TLS: who is trusted.
 
 #![allow(clippy::unwrap_used, reason = "it is for tests")]
 
+mod tls;
+
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -39,16 +43,30 @@ struct Server {
 enum Answer {
     Status(StatusCode, &'static str),
     Elsewhere(String),
+    /// Says what it was asked, as some frameworks do.
+    Echo,
+    /// Text without end. It counts what it has sent, and drops the sender when nobody reads on.
+    Endless(Arc<AtomicUsize>, tokio::sync::mpsc::Sender<()>),
     Never,
 }
 
 async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let asked = format!("Cannot POST {} with {:?}", uri.path(), headers.get("Authorization"));
     server.requests.lock().push(Request { path: uri.path().to_owned(), headers, body });
     let answer = server.answers.lock().pop_front();
     match answer {
         None => StatusCode::OK.into_response(),
         Some(Answer::Status(status, text)) => (status, text).into_response(),
         Some(Answer::Elsewhere(to)) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response(),
+        Some(Answer::Echo) => (StatusCode::NOT_FOUND, asked).into_response(),
+        Some(Answer::Endless(sent, reads)) => {
+            let text = futures::stream::repeat_with(move || {
+                assert!(!reads.is_closed(), "it is held until nobody reads");
+                sent.fetch_add(1 << 16, Ordering::SeqCst);
+                Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1 << 16]))
+            });
+            (StatusCode::BAD_GATEWAY, Body::from_stream(text)).into_response()
+        }
         Some(Answer::Never) => std::future::pending().await,
     }
 }
@@ -68,7 +86,7 @@ impl Server {
 }
 
 fn http(login: Login) -> Http {
-    Http::new(Duration::from_secs(2), b"", b"", login).unwrap()
+    Http::new(Duration::from_secs(2), None, None, login).unwrap()
 }
 
 fn webhook(address: SocketAddr, secret: Option<&str>) -> Webhook {
@@ -161,6 +179,52 @@ async fn what_an_answer_means() {
     let refused = nobody.tell(&[message(Stands::Firing)]).await;
     assert!(matches!(&refused, Err(TellError::Later(why)) if !why.contains("s3cret")), "{refused:?}");
     assert!(!format!("{webhook:?}").contains("s3cret") && !format!("{webhook:?}").contains("t0ken"));
+}
+
+#[tokio::test]
+async fn what_a_server_repeats_is_no_way_for_secrets_to_get_out() {
+    let server = Server::default();
+    let address = server.start().await;
+    let telling = webhook(address, Some("key"));
+    for answer in [
+        Answer::Echo,
+        Answer::Status(StatusCode::BAD_REQUEST, "no hook at http://x/hooks/s3cret?"),
+        Answer::Status(StatusCode::UNAUTHORIZED, "t0ken is not a token"),
+    ] {
+        server.answers([answer]);
+        let Err(TellError::Later(why) | TellError::Never(why)) = telling.tell(&[message(Stands::Firing)]).await else {
+            panic!("it was refused");
+        };
+        assert!(why.contains("repeats a secret") && !why.contains("s3cret") && !why.contains("t0ken"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_without_end_is_not_read_to_its_end() {
+    let server = Server::default();
+    let telling = webhook(server.start().await, None);
+    let (held, mut reads) = tokio::sync::mpsc::channel(1);
+    let sent = Arc::new(AtomicUsize::new(0));
+    server.answers([Answer::Endless(Arc::clone(&sent), held)]);
+    let told = telling.tell(&[message(Stands::Firing)]).await;
+    assert!(matches!(&told, Err(TellError::Later(why)) if why.starts_with("502") && why.len() < 300), "{told:?}");
+    assert_eq!(reads.recv().await, None, "the connection is given up");
+    // What is on its way in buffers, and no more.
+    assert!(sent.load(Ordering::SeqCst) < 32 << 20, "{} bytes", sent.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn an_alert_that_is_refused_lets_no_other_expire() {
+    let server = Server::default();
+    let url = format!("http://{}/", server.start().await).parse().unwrap();
+    let (resend, expire) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    let alertmanager = Alertmanager::new(&url, http(Login::Nobody), Vec::new(), resend, expire);
+    let Message::Incident(_, incident) = message(Stands::Firing) else { unreachable!() };
+    server.answers([Answer::Status(StatusCode::BAD_REQUEST, "one of them")]);
+    let reminded = alertmanager.remind(&vec![incident; 150]).await;
+    assert!(matches!(&reminded, Err(TellError::Never(why)) if why.contains("one of them")), "{reminded:?}");
+    let count = |request: &Request| serde_json::from_slice::<Value>(&request.body).unwrap().as_array().unwrap().len();
+    assert_eq!(server.requests.lock().iter().map(count).sum::<usize>(), 150);
 }
 
 #[tokio::test]
