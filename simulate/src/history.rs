@@ -23,7 +23,7 @@ use nodescope_store::sealed::{Advance, SealedTable};
 use crate::series::{Rolled, Roller, Series, Window};
 use crate::sheet::{Datum, Sheet};
 use crate::world::{DAY, HOUR, MINUTE};
-use crate::{Detail, Fleet, SERIES, SimulateError, catalogue_interval, events};
+use crate::{Detail, Fleet, SERIES, SimulateError, events};
 
 /// Topic of the partition under whose watermark simulated history is sealed.
 pub const PARTITION: &str = "journal.simulate";
@@ -194,7 +194,7 @@ fn pieces(fleet: &Fleet, catalogue: &Catalogue, options: &HistoryOptions) -> Vec
     let life = options.now - fleet.world.options.start;
     for table in SERIES {
         let many = entities(fleet, table);
-        cut(options.raw / catalogue_interval(catalogue, table) * many, &|hosts| Piece::Raw(table, hosts));
+        cut(options.raw / fleet.interval(catalogue, table) * many, &|hosts| Piece::Raw(table, hosts));
         if catalogue.get(table).is_some_and(|t| t.moves()) {
             cut(options.minutes / MINUTE * many, &|hosts| Piece::Rolled(table, Grain::Minute, hosts));
             cut(life / HOUR * many, &|hosts| Piece::Rolled(table, Grain::Hour, hosts));
@@ -248,7 +248,9 @@ fn make(
             available(fleet, catalogue, grain, hosts(range), from, to)
         }
         Piece::Told(range) => {
-            let (start, day, raw) = (fleet.world.options.start, options.now - DAY, options.now - options.raw);
+            let (start, raw) = (fleet.world.options.start, options.now - options.raw);
+            // What rules look back on is told as agents tell it.
+            let day = options.now - DAY.max(options.raw + 6 * HOUR);
             let mut all = Vec::new();
             for host in hosts(range) {
                 all.extend(fleet.events(host, start, day, Detail::Quarters));
@@ -290,7 +292,7 @@ fn raw(
     from: i64,
     to: i64,
 ) -> Result<Vec<Made>, SimulateError> {
-    let every = catalogue_interval(catalogue, table);
+    let every = fleet.interval(catalogue, table);
     let mut sheet: Option<Sheet> = None;
     for host in hosts {
         let row = &fleet.world.hosts[host];
@@ -363,7 +365,7 @@ fn rolled(
     let of = catalogue.get(table).ok_or_else(|| SimulateError::NoTable(table.to_owned()))?;
     let name = format!("{table}{}", grain.suffix());
     let into = catalogue.get(&name).ok_or_else(|| SimulateError::NoTable(name.clone()))?;
-    let (every, length) = (catalogue_interval(catalogue, table), grain.length().as_secs() as i64);
+    let (every, length) = (fleet.interval(catalogue, table), grain.length().as_secs() as i64);
     let mut open: Option<(Sheet, Vec<Source>)> = None;
     for host in hosts {
         let row = &fleet.world.hosts[host];

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::series::Series;
 use crate::sheet::Sheet;
-use crate::{Detail, Fleet, SERIES, SimulateError, agents, catalogue_interval, events};
+use crate::{Detail, Fleet, SERIES, SimulateError, agents, events};
 
 /// Records on their way at the most.
 const IN_FLIGHT: usize = 4_096;
@@ -95,7 +95,7 @@ impl Player {
                 series: SERIES
                     .into_iter()
                     .map(|table| {
-                        let every = catalogue_interval(catalogue, table);
+                        let every = fleet.interval(catalogue, table);
                         (table, every, fleet.series(host, table, every))
                     })
                     .collect(),
