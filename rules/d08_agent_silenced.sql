@@ -9,7 +9,7 @@ sink = "alert"
 [parameters]
 periods = { value = 3, unit = "1", help = "Periods of its own rows that must be missing." }
 silence_seconds = { value = 90, unit = "seconds", help = "And at least so long." }
-peers = { value = 3, unit = "1", help = "Other hosts of its rack (of its node, where the rack is not known) that must go on reporting." }
+peers = { value = 3, unit = "1", help = "Other hosts of its rack that must go on reporting; of its node, where the rack is not known or has fewer." }
 together_ratio = { value = 0.2, unit = "ratio", help = "When so many hosts of the node, and three at least, fall silent at once, it is the way to the store: the collector lags, or a link is down." }
 
 [alert]
@@ -57,10 +57,11 @@ state AS (
     AND r.valid_from < $to AND (r.valid_to IS NULL OR r.valid_to >= $to)
 ),
 rack AS (
-  SELECT node, rack, sum(CASE WHEN silent THEN 0 ELSE 1 END) AS reporting FROM state GROUP BY node, rack
+  SELECT node, rack, count(*) AS hosts, sum(CASE WHEN silent THEN 0 ELSE 1 END) AS reporting
+  FROM state WHERE rack <> '' GROUP BY node, rack
 ),
 together AS (
-  SELECT node, count(*) AS hosts,
+  SELECT node, count(*) AS hosts, sum(CASE WHEN silent THEN 0 ELSE 1 END) AS reporting,
     sum(CASE WHEN silent AND newest >= $from THEN 1 ELSE 0 END) AS fell_silent
   FROM state GROUP BY node
 ),
@@ -76,12 +77,12 @@ stopping AS (
   WHERE ts >= $to - INTERVAL '70 minutes' AND ts < $to AND unit = 'systemd' AND manager_state = 'stopping'
   GROUP BY node, host
 )
-SELECT s.node, s.host, s.newest, w.witness, k.reporting AS peers
+SELECT s.node, s.host, s.newest, w.witness, coalesce(k.reporting, t.reporting) AS peers
 FROM state s
-JOIN rack k ON k.node = s.node AND k.rack = s.rack
+LEFT JOIN rack k ON k.node = s.node AND k.rack = s.rack AND k.hosts > $peers
 JOIN together t ON t.node = s.node
 JOIN witness w ON w.node = s.node AND w.host = s.host
-WHERE s.silent AND k.reporting >= $peers
+WHERE s.silent AND coalesce(k.reporting, t.reporting) >= $peers
   AND NOT (t.fell_silent >= 3 AND t.fell_silent >= $together_ratio * t.hosts)
   -- What ended before the silence says nothing: a probe told of later began later.
   AND w.ts > s.newest + INTERVAL '30 seconds'

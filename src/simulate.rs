@@ -11,7 +11,7 @@ use nodescope_service::stop;
 use nodescope_simulate::attacks::Attack;
 use nodescope_simulate::history::{self, HistoryOptions, Progress};
 use nodescope_simulate::live::{self, Pace};
-use nodescope_simulate::world::{DAY, HOUR, Options};
+use nodescope_simulate::world::{DAY, HOUR, MINUTE, Options};
 use nodescope_simulate::{Fleet, SimulateError, plan};
 use nodescope_store::Store;
 use nodescope_store::location::Location;
@@ -36,7 +36,8 @@ use crate::{ConfigArgs, block_on, chain, say};
     nodescope simulate --hosts 24 --history 30d --store /tmp/fleet\n  \
     nodescope simulate --hosts 2000 --accelerators 8 --seed 7 --history 30d --store s3://bucket/fleet\n  \
     nodescope simulate --hosts 96 --live --brokers 127.0.0.1:19092\n  \
-    nodescope simulate --hosts 48 --attacks --labels labels.csv --history 30d --raw 8h --store /tmp/replay\n\n\
+    nodescope simulate --hosts 120 --accelerators 4 --interval 10s --attacks --benign --labels labels.csv \\\n      \
+      --history 16d --raw 10h --store /tmp/replay\n\n\
     docs/simulate.md tells what is simulated, how, and how true it is.")]
 pub(crate) struct SimulateArgs {
     #[command(flatten)]
@@ -53,6 +54,9 @@ pub(crate) struct SimulateArgs {
     /// How much more often things fail than published.
     #[arg(long, value_name = "FACTOR", default_value = "1")]
     failures: f64,
+    /// Agents sample no table more often than this, as with `agent.interval`.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    interval: Duration,
     /// Write the past of so long into the store.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     history: Option<Duration>,
@@ -77,7 +81,7 @@ pub(crate) struct SimulateArgs {
     /// Simulated seconds in a second, until the present is reached.
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=3600))]
     speed: u32,
-    /// Lay attacks over the newest hours.
+    /// Lay attacks over the newest hours of the raw rows, after those that rules look back on.
     #[arg(long)]
     attacks: bool,
     /// Lay over them what looks like attacks and is none.
@@ -114,7 +118,8 @@ pub(crate) fn main(args: &SimulateArgs) -> Result<(), String> {
         let location = args.store.as_ref().unwrap_or(&common.store);
         let store = location.open(common.catalogue.clone()).map_err(|e| chain(&e))?;
         if args.history.is_some() {
-            let history = HistoryOptions { raw, ..HistoryOptions::until(from.min(now)) };
+            let minutes = DAY.max(raw + 2 * HOUR);
+            let history = HistoryOptions { raw, minutes, ..HistoryOptions::until(from.min(now)) };
             from = history.now;
             write_history(&fleet, &store, &history).await?;
         }
@@ -147,8 +152,11 @@ pub(crate) fn run_number() -> u64 {
 fn options(args: &SimulateArgs, now: i64) -> Options {
     let days = args.history.map_or(2, |h| seconds(h).div_euclid(DAY).max(1));
     let around = Options::around(args.seed, args.hosts.max(1), usize::from(args.accelerators), now, days);
-    Options { failures: args.failures, ..around }
+    Options { failures: args.failures, interval: seconds(args.interval).max(1), ..around }
 }
+
+/// What rules look back on before the first attack, seconds.
+const LOOK_BACK: i64 = 70 * MINUTE;
 
 /// The fleet, made where it may take a while.
 pub(crate) async fn made(
@@ -164,7 +172,7 @@ pub(crate) async fn made(
                 world,
                 lives,
                 schedule,
-                &plan::PlanOptions { from: now - raw.max(HOUR), to: now, attacks, benign },
+                &plan::PlanOptions { from: now - (raw - LOOK_BACK).max(HOUR), to: now, attacks, benign },
             )
         })
     })
@@ -252,10 +260,10 @@ struct Kept;
 
 impl Kept {
     fn text(options: &Options) -> String {
-        let Options { seed, hosts, accelerators, start, horizon, failures } = options;
+        let Options { seed, hosts, accelerators, start, horizon, failures, interval } = options;
         serde_json::json!({
             "seed": seed, "hosts": hosts, "accelerators": accelerators, "start": start, "horizon": horizon,
-            "failures": failures,
+            "failures": failures, "interval": interval,
         })
         .to_string()
     }
@@ -269,6 +277,8 @@ impl Kept {
             start: value["start"].as_i64()?,
             horizon: value["horizon"].as_i64()?,
             failures: value["failures"].as_f64()?,
+            // Fleets of earlier versions have none.
+            interval: value["interval"].as_i64().unwrap_or(1),
         })
     }
 }
@@ -296,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_fleet_that_is_kept_is_the_same_fleet() {
-        let options = Options { failures: 6.5, ..Options::around(3, 24, 8, 1_790_000_000, 30) };
+        let options = Options { failures: 6.5, interval: 10, ..Options::around(3, 24, 8, 1_790_000_000, 30) };
         assert_eq!(Kept::parse(&Kept::text(&options)), Some(options));
         assert_eq!(Kept::parse("{}"), None);
     }

@@ -4,19 +4,18 @@ use std::path::Path;
 
 use nodescope_model::catalogue::Catalogue;
 use nodescope_query::schedule::rules;
-use nodescope_query::score::Kept;
 use nodescope_query::score::page::page;
+use nodescope_query::score::{Kept, is_detection};
 
 #[test]
 fn the_page_is_fresh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let all = rules::load(None, &Catalogue::built_in()).unwrap();
-    let detections: Vec<_> =
-        all.iter().filter(|r| r.alert.is_some() && r.name.as_bytes()[1].is_ascii_digit()).collect();
+    let detections: Vec<_> = all.iter().filter(|r| is_detection(r)).collect();
     assert_eq!(detections.len(), 20);
     let kept = std::fs::read_to_string(root.join("rules/scores.toml")).unwrap();
     let kept: Kept = toml::from_str(&kept).unwrap();
-    for score in &kept.scores {
+    for score in kept.attacks.iter().chain(&kept.benign).flat_map(|measured| &measured.scores) {
         assert!(detections.iter().any(|rule| rule.name == score.rule), "there is no rule {}", score.rule);
     }
     let fresh = page(&detections, &kept);

@@ -7,15 +7,39 @@ use std::sync::Arc;
 
 use crate::chance::{mix, unit};
 use crate::events::Event;
-use crate::failures::Standing;
+use crate::failures::{Ailment, Standing};
 use crate::load::{Exact, Turning, Whole};
 use crate::series::{Cell, Label, Layout, Series};
 use crate::world::{HOUR, Host, MINUTE};
 use crate::{Detail, Fleet};
 
-/// Probes that have a row, with the rows each gives a second.
-pub const PROBES: [(&str, f64); 5] =
-    [("accelerator", 8.0), ("all", 40.0), ("allocation", 0.01), ("connection", 0.1), ("login", 0.01)];
+/// Probes that have a row, in their order.
+pub const PROBES: [&str; 5] = ["accelerator", "all", "allocation", "connection", "login"];
+
+/// Seconds between two looks of a probe.
+fn interval(fleet: &Fleet, host: usize, probe: &str, at: i64) -> i64 {
+    let by_catalogue = match probe {
+        "accelerator" => 1,
+        "connection" => 60,
+        _ => 10,
+    };
+    by_catalogue.max(fleet.world.options.interval) * fleet.attacks.rarely(host, probe, at)
+}
+
+/// Rows that a probe takes at each look.
+#[allow(clippy::cast_precision_loss, reason = "few rows")]
+fn rows_of(fleet: &Fleet, host: usize, probe: &str, at: i64) -> f64 {
+    let each = |rows: usize| rows as f64 / interval(fleet, host, probe, at) as f64;
+    match probe {
+        "accelerator" => {
+            let there = fleet.lives[host].devices.iter().filter(|d| d.ails(Ailment::Lost, at).is_none()).count();
+            each(there + fleet.attacks.shown_by(host).filter(|d| d.from <= at && at < d.to).count())
+        }
+        "connection" => each(crate::security::TALKS.len()),
+        "all" => PROBES.iter().filter(|p| **p != "all").map(|p| rows_of(fleet, host, p, at)).sum::<f64>() + 20.0,
+        _ => 0.01,
+    }
+}
 
 /// The agent's own account.
 pub static AGENT: Layout = Layout {
@@ -33,6 +57,7 @@ pub static AGENT: Layout = Layout {
         "last_error",
         "cpu_seconds",
         "cpu_budget_ratio",
+        "interval_seconds",
         "stretch",
         "config_hash",
         "config_loads",
@@ -69,14 +94,17 @@ pub fn series(fleet: &Arc<Fleet>, host: usize, table: &str, every: i64) -> Vec<S
     if table == "service" {
         return vec![systemd(fleet, host, every)];
     }
-    PROBES.iter().map(|(probe, rows)| agent(fleet, host, probe, *rows, every)).collect()
+    PROBES.iter().map(|probe| agent(fleet, host, probe, every)).collect()
 }
 
-fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, rows: f64, every: i64) -> Series {
+fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, every: i64) -> Series {
     let row = &fleet.world.hosts[host];
     let labels: Vec<Label> = vec![probe.into(), row.agent_version.into()];
     let mut turns = fleet.lives[host].turns();
     turns.extend(fleet.attacks.of_host(host).flat_map(|o| [o.from, o.to]));
+    turns.extend(fleet.attacks.shown_by(host).flat_map(|d| [d.from, d.to]));
+    let lost = fleet.lives[host].devices.iter().flat_map(|d| &d.troubles).filter(|t| t.ailment == Ailment::Lost);
+    turns.extend(lost.flat_map(|t| [t.at, t.until]));
     let owner = fleet.clone();
     let (mut counters, mut boot) = (Counters::default(), owner.lives[host].boot(owner.world.options.start));
     let make = move |from: i64, to: i64| {
@@ -87,11 +115,13 @@ fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, rows: f64, every:
         let (c, seconds) = (&mut counters, to - from);
         let blinded = owner.attacks.blinded(host, probe, from);
         let is_all = probe == "all";
+        let every = interval(&owner, host, probe, from);
+        let rows = rows_of(&owner, host, probe, from);
         let late = lag(&owner, &owner.world.hosts[host], from);
         let [samples, given, errors, timeouts, skipped, sent, acknowledged, retried, lost, loads] = &mut c.whole;
         let [duration, cpu] = &mut c.exact;
         let cells = vec![
-            samples.run(if blinded { 0.0 } else { 1.0 }, seconds),
+            samples.run(if blinded { 0.0 } else { 1.0 / every as f64 }, seconds),
             given.run(if blinded { 0.0 } else { rows }, seconds),
             errors.run(if blinded { 1.0 } else { 0.0 }, seconds),
             timeouts.jump(0),
@@ -102,6 +132,7 @@ fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, rows: f64, every:
             if blinded { Cell::Text("cannot be read: permission denied") } else { Cell::Null },
             cpu.run(if is_all { 0.0029296875 } else { 0.000244140625 }, seconds),
             Cell::level(0.0205078125).told(is_all),
+            Cell::level(every as f64).told(!is_all),
             Cell::whole(1).told(is_all),
             Cell::Text(owner.attacks.configuration(host, from).unwrap_or(CONFIG)).told(is_all),
             loads.jump(0).told(is_all),
@@ -165,14 +196,25 @@ pub fn events(fleet: &Fleet, host: usize, from: i64, to: i64, detail: Detail) ->
     (first..to).step_by(step as usize).filter(|at| *at >= from).map(|at| machine(fleet, host, at)).collect()
 }
 
+/// Serial number of a machine.
+fn serial(host: &Host) -> String {
+    format!("SN{:010}", host.key % 10_000_000_000)
+}
+
 /// The row of `host` at a moment; with its maps on the hour.
 pub fn machine(fleet: &Fleet, host: usize, at: i64) -> Event {
     let it = &fleet.world.hosts[host];
     let model = it.model;
     let is_arm = model.vendor == "ascend";
+    let claim = fleet.attacks.machine(host, at);
+    let shown = claim.flatten().map_or(it, |other| &fleet.world.hosts[other]);
+    let machine_id = match claim {
+        Some(None) => format!("{:016x}{:016x}", mix(&[it.key, 82]), mix(&[it.key, 83])),
+        _ => shown.machine_id.clone(),
+    };
     let event = Event::new("host", at, &fleet.world.node_of(it).code, &it.name)
         .with("hostname", it.name.clone())
-        .with("machine_id", it.machine_id.clone())
+        .with("machine_id", machine_id)
         .with("os", if is_arm { "openEuler 22.03 (LTS-SP4)" } else { "Ubuntu 22.04.4 LTS" })
         .with("os_name", if is_arm { "openEuler" } else { "Ubuntu" })
         .with("os_id", if is_arm { "openEuler" } else { "ubuntu" })
@@ -183,12 +225,13 @@ pub fn machine(fleet: &Fleet, host: usize, at: i64) -> Event {
         .with("container", false)
         .with("vendor", if is_arm { "Huawei" } else { "Inspur" })
         .with("product", if is_arm { "Atlas 800T A2" } else { "NF5688M7" })
-        .with("serial", format!("SN{:010}", it.key % 10_000_000_000))
+        .with("serial", serial(shown))
         .with("bios_version", fleet.attacks.bios(host, at).unwrap_or("4.21.09"))
         .with("cpu_model", if is_arm { "Kunpeng-920" } else { "Intel(R) Xeon(R) Platinum 8468" })
         .with("microcode", "0x2b0005c0")
         .with("agent_version", it.agent_version)
-        .with("boot_time_seconds", fleet.lives[host].boot(at))
+        // The kernel reckons it from its clock, which somebody may have set.
+        .with("boot_time_seconds", fleet.lives[host].boot(at) + fleet.attacks.clock(host, at).round() as i64)
         .with("sockets", 2_i64)
         .with("cores", it.threads / 2)
         .with("threads", it.threads)

@@ -8,6 +8,7 @@ use crate::Fleet;
 use crate::events::Event;
 use crate::failures::{HostLife, Standing, Stretch};
 use crate::jobs::Shape;
+use crate::series::{Course, Piece};
 
 /// What a device shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,8 +17,14 @@ pub enum Act {
     Compute(Shape),
     /// Somebody says that it computes, and it rests.
     Claim(Shape),
-    /// Somebody has lowered what it may draw, watts.
+    /// Somebody has changed what it may draw, watts.
     Limit(f64),
+    /// Somebody tells the values of another device of the host as its own.
+    Twin(usize),
+    /// Its meter counts so much of the energy that it draws.
+    Meter(f64),
+    /// Something slows it down, and it is not the air.
+    Throttle,
 }
 
 /// What a device shows for a while.
@@ -40,8 +47,14 @@ pub struct Overlay {
 pub enum Trick {
     /// It asks for connections that nobody answers, so many a second.
     Scan(f64),
+    /// It asks for connections that are answered, so many a second.
+    Opens(f64),
     /// It sends so many bytes a second to the outside.
     Upload(f64),
+    /// It receives so many bytes a second from the outside.
+    Download(f64),
+    /// Somebody adds so many bytes a second to what its storage interface has received.
+    Padding(f64),
     /// Its agent says no more: the host goes on.
     Silence,
     /// Somebody switches it off.
@@ -50,12 +63,26 @@ pub enum Trick {
     Blind(&'static str),
     /// The rows of a probe about itself stop.
     Mute(&'static str),
+    /// A probe is asked so many times more rarely.
+    Rare(&'static str, i64),
+    /// Rows of a table are taken, and never arrive.
+    Withhold(&'static str),
     /// The agent runs with another configuration.
     Configuration(&'static str),
     /// The clock is so many seconds ahead.
-    Clock(i64),
+    Clock(f64),
+    /// The kernel makes a tick of its clock so long, seconds.
+    Tick(f64),
+    /// The kernel believes its clock to be so many seconds off.
+    Skew(f64),
+    /// The air that it takes in is so many degrees warmer.
+    Warm(f64),
     /// The firmware of the board is another one.
     Bios(&'static str),
+    /// It says that it is the machine of that host.
+    Machine(usize),
+    /// It is a machine that nobody knows: somebody has installed it anew.
+    NewMachine,
 }
 
 /// What a host shows for a while.
@@ -88,6 +115,41 @@ pub struct Attack {
     pub to: i64,
 }
 
+/// A device that is seen in two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Double {
+    /// Index of the host it belongs to.
+    pub host: usize,
+    /// Its index there.
+    pub device: usize,
+    /// Index of the host that shows it too.
+    pub shown_by: usize,
+    /// First second.
+    pub from: i64,
+    /// First second after it.
+    pub to: i64,
+}
+
+/// A course that is seen for a while only.
+pub(crate) struct Glimpse<C> {
+    /// What there is to be seen.
+    pub course: C,
+    /// First second.
+    pub from: i64,
+    /// First second after it.
+    pub to: i64,
+}
+
+impl<C: Course> Course for Glimpse<C> {
+    fn next_piece(&mut self) -> Option<Piece> {
+        // Courses turn at both ends, as they do at everything that is laid over their host or device.
+        self.course.next_piece().map(|piece| {
+            let is_open = self.from <= piece.from && piece.to <= self.to;
+            Piece { seen: piece.seen && is_open, ..piece }
+        })
+    }
+}
+
 /// All that is laid over a fleet's peaceful life.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attacks {
@@ -101,6 +163,16 @@ pub struct Attacks {
     pub entries: Vec<Event>,
     /// Hosts that nobody has registered.
     pub unregistered: Vec<usize>,
+    /// The same of single devices.
+    pub unregistered_devices: Vec<(usize, usize)>,
+    /// Hosts that are registered as other machines.
+    pub misregistered: Vec<usize>,
+    /// Devices that are registered elsewhere, as in repair.
+    pub in_repair: Vec<(usize, usize)>,
+    /// Devices with another firmware than their model's, for as long as they have been there.
+    pub firmware: Vec<(usize, usize, &'static str)>,
+    /// Devices that are seen in another host as well: which, where, from when to when.
+    pub doubles: Vec<Double>,
     /// What is an attack. Near misses are not here.
     pub labels: Vec<Attack>,
 }
@@ -125,9 +197,24 @@ impl Attacks {
         self.tricks(host, at).map(|t| if let Trick::Upload(bytes) = t { bytes } else { 0.0 }).sum()
     }
 
+    /// Bytes a second that somebody has from the outside.
+    pub fn downlink(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Download(bytes) = t { bytes } else { 0.0 }).sum()
+    }
+
+    /// Bytes a second that somebody adds to what was received.
+    pub fn padding(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Padding(bytes) = t { bytes } else { 0.0 }).sum()
+    }
+
     /// Connections a second that are asked for in vain.
     pub fn scan(&self, host: usize, at: i64) -> f64 {
         self.tricks(host, at).map(|t| if let Trick::Scan(opens) = t { opens } else { 0.0 }).sum()
+    }
+
+    /// Connections a second that are asked for and answered, beside those of every day.
+    pub fn opens(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Opens(opens) = t { opens } else { 0.0 }).sum()
     }
 
     /// Whether a probe fails.
@@ -140,14 +227,52 @@ impl Attacks {
         self.tricks(host, at).any(|t| matches!(t, Trick::Mute(name) if name == probe))
     }
 
+    /// How many times more rarely a probe is asked than it should be.
+    pub fn rarely(&self, host: usize, probe: &str, at: i64) -> i64 {
+        self.tricks(host, at)
+            .find_map(|t| if let Trick::Rare(name, times) = t { (name == probe).then_some(times) } else { None })
+            .unwrap_or(1)
+    }
+
+    /// Whether rows of a table never arrive.
+    pub fn withheld(&self, host: usize, table: &str, at: i64) -> bool {
+        self.tricks(host, at).any(|t| matches!(t, Trick::Withhold(name) if name == table))
+    }
+
     /// Hash of the configuration, where it is another than the fleet's.
     pub fn configuration(&self, host: usize, at: i64) -> Option<&'static str> {
         self.tricks(host, at).find_map(|t| if let Trick::Configuration(hash) = t { Some(hash) } else { None })
     }
 
     /// Seconds by which the clock is ahead.
-    pub fn clock(&self, host: usize, at: i64) -> i64 {
-        self.tricks(host, at).map(|t| if let Trick::Clock(seconds) = t { seconds } else { 0 }).sum()
+    pub fn clock(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Clock(seconds) = t { seconds } else { 0.0 }).sum()
+    }
+
+    /// Length of a tick of the clock, seconds.
+    pub fn tick(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at)
+            .find_map(|t| if let Trick::Tick(seconds) = t { Some(seconds) } else { None })
+            .unwrap_or(0.01)
+    }
+
+    /// Seconds by which the kernel believes its clock to be off.
+    pub fn skew(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Skew(seconds) = t { seconds } else { 0.0 }).sum()
+    }
+
+    /// Degrees by which the air that it takes in is warmer.
+    pub fn warmer(&self, host: usize, at: i64) -> f64 {
+        self.tricks(host, at).map(|t| if let Trick::Warm(degrees) = t { degrees } else { 0.0 }).sum()
+    }
+
+    /// Whose machine a host says to be, where it is not its own: a host's, or `None` inside for a new one.
+    pub fn machine(&self, host: usize, at: i64) -> Option<Option<usize>> {
+        self.tricks(host, at).find_map(|t| match t {
+            Trick::Machine(other) => Some(Some(other)),
+            Trick::NewMachine => Some(None),
+            _ => None,
+        })
     }
 
     /// Firmware of the board, where it is another than the fleet's.
@@ -163,6 +288,16 @@ impl Attacks {
     /// Whether nobody has registered the host.
     pub fn is_unregistered(&self, host: usize) -> bool {
         self.unregistered.contains(&host)
+    }
+
+    /// Firmware of a device, where it is another than its model's.
+    pub fn firmware(&self, host: usize, device: usize) -> Option<&'static str> {
+        self.firmware.iter().find(|(h, d, _)| (*h, *d) == (host, device)).map(|(_, _, version)| *version)
+    }
+
+    /// Devices of other hosts that a host shows.
+    pub fn shown_by(&self, host: usize) -> impl Iterator<Item = &Double> {
+        self.doubles.iter().filter(move |d| d.shown_by == host)
     }
 
     /// Lays silence and outages over the hosts' lives.

@@ -24,7 +24,7 @@ use nodescope_store::sealed::{Advance, SealedTable};
 use crate::series::{Rolled, Roller, Series, Window};
 use crate::sheet::{Datum, Sheet};
 use crate::world::{DAY, HOUR, MINUTE};
-use crate::{Detail, Fleet, SERIES, SimulateError, catalogue_interval, events};
+use crate::{Detail, Fleet, SERIES, SimulateError, events};
 
 /// Topic of the partition under whose watermark simulated history is sealed.
 pub const PARTITION: &str = "journal.simulate";
@@ -215,7 +215,7 @@ fn pieces(fleet: &Fleet, catalogue: &Catalogue, options: &HistoryOptions) -> Vec
     let hours = start..now.div_euclid(HOUR) * HOUR;
     for table in SERIES {
         let many = entities(fleet, table);
-        cut(What::Raw(table), raw.clone(), MINUTE, MINUTE / catalogue_interval(catalogue, table) * many);
+        cut(What::Raw(table), raw.clone(), MINUTE, MINUTE / fleet.interval(catalogue, table) * many);
         if catalogue.get(table).is_some_and(|t| t.moves()) {
             cut(What::Rolled(table, Grain::Minute), minutes.clone(), HOUR, HOUR / MINUTE * many);
             cut(What::Rolled(table, Grain::Hour), hours.clone(), DAY, DAY / HOUR * many);
@@ -260,7 +260,8 @@ fn make(
         What::Available(grain) => available(fleet, catalogue, grain, hosts, from, to),
         What::Told => {
             let raw = options.now - options.raw;
-            let day = raw.min(options.now - DAY);
+            // What rules look back on is told as agents tell it.
+            let day = options.now - DAY.max(options.raw + 6 * HOUR);
             let mut all = Vec::new();
             for host in hosts {
                 for (since, until, detail) in
@@ -307,7 +308,7 @@ fn raw(
     from: i64,
     to: i64,
 ) -> Result<Vec<Made>, SimulateError> {
-    let every = catalogue_interval(catalogue, table);
+    let every = fleet.interval(catalogue, table);
     let mut sheet: Option<Sheet> = None;
     for host in hosts {
         let row = &fleet.world.hosts[host];
@@ -380,7 +381,7 @@ fn rolled(
     let of = catalogue.get(table).ok_or_else(|| SimulateError::NoTable(table.to_owned()))?;
     let name = format!("{table}{}", grain.suffix());
     let into = catalogue.get(&name).ok_or_else(|| SimulateError::NoTable(name.clone()))?;
-    let (every, length) = (catalogue_interval(catalogue, table), grain.length().as_secs() as i64);
+    let (every, length) = (fleet.interval(catalogue, table), grain.length().as_secs() as i64);
     let mut open: Option<(Sheet, Vec<Source>)> = None;
     let before = (from - 5 * MINUTE).max(fleet.world.options.start);
     for host in hosts {

@@ -153,6 +153,7 @@ impl Fleet {
                 let mut all: Vec<Series> = (0..self.world.hosts[host].devices.len())
                     .map(|d| load::accelerator(self, host, d, every))
                     .collect();
+                all.extend(self.attacks.shown_by(host).map(|double| load::double(self, double, every)));
                 all.sort_by(|a, b| match (&a.labels[0], &b.labels[0]) {
                     (series::Label::Text(a), series::Label::Text(b)) => a.cmp(b),
                     _ => std::cmp::Ordering::Equal,
@@ -168,6 +169,11 @@ impl Fleet {
         }
     }
 
+    /// Seconds between two rows of a table's entity: as the catalogue says, or as agents are told to be rarer.
+    pub fn interval(&self, catalogue: &Catalogue, table: &str) -> i64 {
+        catalogue_interval(catalogue, table).max(self.world.options.interval)
+    }
+
     /// Everything that is told once of a host with a time in `[from, to)`, seconds.
     pub fn events(&self, host: usize, from: i64, to: i64, detail: Detail) -> Vec<Event> {
         let mut all = told::told(self, host, from, to);
@@ -179,7 +185,10 @@ impl Fleet {
         self.attacks.events(self, host, from, to, &mut all);
         // Nobody hears of a host whose agent is silent or that is down.
         let life = &self.lives[host];
-        all.retain(|e| life.standing(e.ts.div_euclid(1_000_000)) == Standing::Up);
+        all.retain(|e| {
+            let at = e.ts.div_euclid(1_000_000);
+            life.standing(at) == Standing::Up && !self.attacks.withheld(host, e.table, at)
+        });
         all.sort_by(|a, b| (a.table, a.ts).cmp(&(b.table, b.ts)));
         all
     }

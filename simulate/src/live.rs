@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::series::Series;
 use crate::sheet::Sheet;
 use crate::world::HOUR;
-use crate::{Detail, Fleet, PASSING, SERIES, SimulateError, agents, catalogue_interval, events};
+use crate::{Detail, Fleet, PASSING, SERIES, SimulateError, agents, events};
 
 /// Records on their way at the most.
 const IN_FLIGHT: usize = 4_096;
@@ -111,7 +111,7 @@ impl Player {
                 series: SERIES
                     .into_iter()
                     .map(|table| {
-                        let every = catalogue_interval(catalogue, table);
+                        let every = fleet.interval(catalogue, table);
                         let life = fleet.world.options.start..fleet.world.options.horizon;
                         let is_passing = PASSING.contains(&table);
                         (table, every, if is_passing { Vec::new() } else { fleet.series(host, table, every, &life) })

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Fleet;
-use crate::attacks::Act;
+use crate::attacks::{Act, Double, Glimpse};
 use crate::chance::{exact, mix, unit};
 use crate::failures::{Ailment, Standing, corrected_in_hour};
 use crate::jobs::{Shape, Use, Work, hourly};
@@ -43,6 +43,8 @@ pub struct Load {
     pub celsius: f64,
     /// Whether heat slows it down.
     pub is_throttled: bool,
+    /// Whether that is the board's own brake, the last before it switches off.
+    pub is_braked: bool,
     /// Whether its power limit does.
     pub is_capped: bool,
     /// Whether the values are somebody's invention.
@@ -66,7 +68,7 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
     let a_use = held(&fleet.schedule.uses[host][device], at);
     let job = a_use.map(|u| u.job);
     let mut limit = model.limit_watts;
-    let mut is_forged = false;
+    let (mut is_forged, mut is_slowed) = (false, false);
     let mut shape = job.map(|j| (fleet.schedule.jobs[j].shape, fleet.schedule.jobs[j].work));
     let mut claim: Option<Shape> = None;
     for overlay in fleet.attacks.on(host, device) {
@@ -78,6 +80,9 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
                     is_forged = true;
                 }
                 Act::Limit(watts) => limit = watts,
+                Act::Throttle => is_slowed = true,
+                // What it tells is made of another's values, or of its own: the work is the same.
+                Act::Twin(_) | Act::Meter(_) => {}
             }
         }
     }
@@ -94,6 +99,7 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
         limit,
         celsius: 0.0,
         is_throttled: false,
+        is_braked: false,
         is_capped: false,
         is_forged,
     };
@@ -124,12 +130,18 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
         load.is_capped = true;
     }
     let is_hot = fleet.lives[host].is_hot(at);
-    let inlet = row.inlet + if is_hot { 14.0 } else { 0.0 };
+    let inlet = crate::machine::inlet(fleet, host, at);
     load.celsius = exact(inlet + 8.0 + 40.0 * load.watts / model.limit_watts);
     if is_hot && load.celsius > 66.0 {
         load.is_throttled = true;
         load.celsius = exact(83.0 + 4.0 * unit(mix(&[key, 9])));
         load.watts = exact(load.watts * 0.8);
+    }
+    if is_slowed {
+        // Fans that stand still, or a brake on the power: the board is hot, whatever the air.
+        (load.is_throttled, load.is_braked) = (true, true);
+        load.celsius = exact(86.0 + 3.0 * unit(mix(&[key, 9])));
+        load.watts = exact(load.watts * 0.6);
     }
     if let Some(claim) = claim {
         // Told, and not so: power and heat stay what they are.
@@ -155,6 +167,16 @@ pub(crate) fn device_turns(fleet: &Fleet, host: usize, device: usize) -> Vec<i64
     turns.extend(fleet.schedule.uses[host][device].iter().flat_map(|u| [u.from, u.to]));
     turns.extend(life.devices[device].troubles.iter().flat_map(|t| [t.at, t.until]));
     turns.extend(fleet.attacks.on(host, device).flat_map(|o| [o.from, o.to]));
+    // Who tells another's values turns when that one does.
+    for overlay in fleet.attacks.on(host, device) {
+        if let Act::Twin(other) = overlay.act {
+            turns.extend(fleet.schedule.uses[host][other].iter().flat_map(|u| [u.from, u.to]));
+            turns.extend(fleet.attacks.on(host, other).flat_map(|o| [o.from, o.to]));
+        }
+    }
+    turns.extend(fleet.attacks.of_host(host).flat_map(|o| [o.from, o.to]));
+    let doubles = fleet.attacks.doubles.iter().filter(|d| (d.host, d.device) == (host, device));
+    turns.extend(doubles.flat_map(|d| [d.from, d.to]));
     turns
 }
 
@@ -323,10 +345,22 @@ struct DeviceCounters {
 
 /// The series of one accelerator.
 pub fn accelerator(fleet: &Arc<Fleet>, host: usize, device: usize, every: i64) -> Series {
+    let course = Box::new(device_course(fleet, host, device));
+    Series::new(&ACCELERATOR, host, device_labels(fleet, host, device), every, course)
+}
+
+/// The series of one that another host shows as well, for as long as it does.
+pub fn double(fleet: &Arc<Fleet>, double: &Double, every: i64) -> Series {
+    let Double { host, device, shown_by, from, to } = *double;
+    let course = Box::new(Glimpse { course: device_course(fleet, host, device), from, to });
+    Series::new(&ACCELERATOR, shown_by, device_labels(fleet, host, device), every, course)
+}
+
+fn device_labels(fleet: &Fleet, host: usize, device: usize) -> Vec<Label> {
     let row = &fleet.world.hosts[host];
     let it = &row.devices[device];
     let model = row.model;
-    let labels: Vec<Label> = vec![
+    vec![
         it.id.clone().into(),
         it.index.into(),
         model.vendor.into(),
@@ -335,17 +369,38 @@ pub fn accelerator(fleet: &Arc<Fleet>, host: usize, device: usize, every: i64) -
         it.pci.clone().into(),
         it.file.clone().into(),
         row.driver.into(),
-        model.firmware.into(),
+        fleet.attacks.firmware(host, device).unwrap_or(model.firmware).into(),
         (if device * 2 < row.devices.len() { 0_i64 } else { 1 }).into(),
-    ];
+    ]
+}
+
+fn device_course(fleet: &Arc<Fleet>, host: usize, device: usize) -> impl Course + 'static {
+    let row = &fleet.world.hosts[host];
     let fleet_ = fleet.clone();
     let mut counters =
         DeviceCounters { boot: fleet.lives[host].boot(fleet.world.options.start), ..DeviceCounters::default() };
     // What the board has seen in its life before.
     counters.corrected_ever.0 = (mix(&[row.key, 41, device as u64]) % 40) as i64;
     let make = move |from, to| device_piece(&fleet_, host, device, &mut counters, from, to);
-    let turns = device_turns(fleet, host, device);
-    Series::new(&ACCELERATOR, host, labels, every, Box::new(Turning::new(fleet, turns, make)))
+    Turning::new(fleet, device_turns(fleet, host, device), make)
+}
+
+/// The device whose values somebody tells as this one's.
+fn twin(fleet: &Fleet, host: usize, device: usize, at: i64) -> Option<usize> {
+    fleet.attacks.on(host, device).filter(|o| o.from <= at && at < o.to).find_map(|o| match o.act {
+        Act::Twin(other) => Some(other),
+        _ => None,
+    })
+}
+
+/// The share of its energy that a device's meter counts.
+fn metered(fleet: &Fleet, host: usize, device: usize, at: i64) -> f64 {
+    fleet
+        .attacks
+        .on(host, device)
+        .filter(|o| o.from <= at && at < o.to)
+        .map(|o| if let Act::Meter(share) = o.act { share } else { 1.0 })
+        .product()
 }
 
 fn device_piece(
@@ -378,9 +433,10 @@ fn device_piece(
             ..DeviceCounters::default()
         };
     }
-    let load = device_load(fleet, host, device, from);
-    let (watts, seconds) = (if is_off { 0.0 } else { load.watts }, to - from);
-    let shift = (row.key.wrapping_add(device as u64 * 17) % 60) as u8;
+    let shown = twin(fleet, host, device, from).unwrap_or(device);
+    let load = device_load(fleet, host, shown, from);
+    let (watts, seconds) = (if is_off { 0.0 } else { load.watts * metered(fleet, host, device, from) }, to - from);
+    let shift = (row.key.wrapping_add(shown as u64 * 17) % 60) as u8;
     let share = |base: f64, step: f64, more: u8| {
         let swing = if base > 0.0 && !load.is_forged {
             ((base * step).min((1.0 - base) / 8.0) * 1024.0).floor() / 1024.0
@@ -409,7 +465,9 @@ fn device_piece(
     } else {
         model.clock
     };
-    let reasons = if load.is_throttled {
+    let reasons = if load.is_braked {
+        "hardware_thermal"
+    } else if load.is_throttled {
         "software_thermal"
     } else if load.is_capped {
         "power_cap"
@@ -478,5 +536,5 @@ fn device_piece(
         last_error.told(tells.health),
         Cell::Text(if memory_watch { "gpu_reset" } else { "none" }).told(model.vendor == "nvidia"),
     ];
-    (standing == Standing::Up && !is_lost, cells)
+    (standing == Standing::Up && !is_lost && !fleet.attacks.withheld(host, "accelerator", from), cells)
 }

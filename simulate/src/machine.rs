@@ -222,6 +222,7 @@ pub static SYSTEM: Layout = Layout {
         "clock_synchronised",
         "clock_offset_seconds",
         "clock_max_error_seconds",
+        "clock_tick_seconds",
         "clock_source",
     ],
 };
@@ -246,14 +247,16 @@ fn system(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c.1[3].run(now.rate(0.006 * now.sum.busy), now.seconds),
             c.1[4].run(now.rate(0.002 * now.sum.busy), now.seconds),
             c.1[5].run(now.rate(0.001), now.seconds),
-            Cell::whole(now.boot),
+            Cell::whole(now.boot + now.fleet.attacks.clock(now.host, now.from).round() as i64),
+            // A clock that is set moves the time of rows, and not how long the kernel has run.
             Cell::Rising {
-                start: (now.from - now.boot - now.fleet.attacks.clock(now.host, now.from)) as f64,
+                start: (now.from - now.boot) as f64 - now.fleet.attacks.clock(now.host, now.from),
                 rate: 1.0,
             },
             Cell::Bool(true),
-            Cell::Level { base: 0.0, swing: 0.0, shift: 0 },
+            Cell::level(now.fleet.attacks.skew(now.host, now.from)),
             Cell::level(exact(0.01)),
+            Cell::level(now.fleet.attacks.tick(now.host, now.from)),
             Cell::Text("tsc"),
         ]
     })
@@ -283,11 +286,13 @@ pub static INTERFACE: Layout = Layout {
 
 /// Bytes a second an interface of a host receives and sends.
 fn interface_rates(now: &Now<'_>, is_storage: bool) -> (f64, f64) {
+    let attacks = &now.fleet.attacks;
     if is_storage {
-        (2.0e6 + 1.6e8 * now.sum.busy, 1.0e6 + 4.0e7 * now.sum.busy * now.hourly(5))
+        let padding = attacks.padding(now.host, now.from);
+        (2.0e6 + 1.6e8 * now.sum.busy + padding, 1.0e6 + 4.0e7 * now.sum.busy * now.hourly(5))
     } else {
-        let sent = now.fleet.attacks.uplink(now.host, now.from);
-        (3.0e5 + 2.0e6 * now.sum.held * now.hourly(6), 2.5e5 + 1.2e6 * now.sum.held * now.hourly(7) + sent)
+        let (had, sent) = (attacks.downlink(now.host, now.from), attacks.uplink(now.host, now.from));
+        (3.0e5 + 2.0e6 * now.sum.held * now.hourly(6) + had, 2.5e5 + 1.2e6 * now.sum.held * now.hourly(7) + sent)
     }
 }
 
@@ -491,6 +496,12 @@ fn package_power(fleet: &Arc<Fleet>, host: usize, every: i64, package: i64) -> S
     })
 }
 
+/// Temperature of the air that a host takes in.
+pub fn inlet(fleet: &Fleet, host: usize, at: i64) -> f64 {
+    let warmer = if fleet.lives[host].is_hot(at) { 14.0 } else { 0.0 };
+    fleet.world.hosts[host].inlet + warmer + fleet.attacks.warmer(host, at)
+}
+
 /// Sensors.
 pub static SENSOR: Layout = Layout {
     table: "sensor",
@@ -508,8 +519,7 @@ fn sensor(fleet: &Arc<Fleet>, host: usize, every: i64, which: usize) -> Series {
     .map(Label::from)
     .collect();
     series(fleet, host, &SENSOR, labels, every, move |now, (): &mut ()| {
-        let row = &now.fleet.world.hosts[now.host];
-        let inlet = row.inlet + if now.fleet.lives[now.host].is_hot(now.from) { 14.0 } else { 0.0 };
+        let inlet = inlet(now.fleet, now.host, now.from);
         let temp = |base: f64, swing: f64, max: f64| {
             vec![
                 Cell::Level { base: exact(base), swing, shift: now.shift },
@@ -562,7 +572,7 @@ fn protocol(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
     series(fleet, host, &PROTOCOL, vec![], every, |now, c: &mut [Whole; 13]| {
         let (received, sent) = interface_rates(now, true);
         let scan = now.fleet.attacks.scan(now.host, now.from);
-        let opens = 1.5 + 2.0 * now.sum.held + now.hourly(9);
+        let opens = 1.5 + 2.0 * now.sum.held + now.hourly(9) + now.fleet.attacks.opens(now.host, now.from);
         let established = 60 + (20.0 * now.sum.held) as i64;
         let closed = (30.0 * opens) as i64;
         vec![

@@ -111,21 +111,31 @@ fn registration(fleet: &Fleet, host: usize, at: i64, import: &str, status: &'sta
     let code = &fleet.world.node_of(it).code;
     let is_renamed = it.renamed.is_some_and(|since| since <= at);
     let name = |identifier: &str| if is_renamed { format!("{identifier}-2") } else { identifier.to_owned() };
-    let mut add = |device: &str, identifier: &str| {
+    // Somebody has put another machine in its place, or nobody has corrected the list.
+    let machine_id = if fleet.attacks.misregistered.contains(&host) {
+        format!("{:016x}{:016x}", mix(&[it.key, 92]), mix(&[it.key, 93]))
+    } else {
+        it.machine_id.clone()
+    };
+    let mut add = |device: &str, identifier: &str, status: &'static str| {
         all.push(
             entry("registry_registration", at, code, &it.name, import)
                 .with("device", device.to_owned())
                 .with("identifier", name(identifier))
                 .with("issuer", "CAICT")
                 .with("status", status)
-                .with("machine_id", it.machine_id.clone())
+                .with("machine_id", machine_id.clone())
                 .with("fabric", fleet.world.fabrics[it.fabric].name.clone())
                 .with("rack", it.rack.clone()),
         );
     };
-    add("", &it.identifier);
-    for device in &it.devices {
-        add(&device.id, &device.identifier);
+    add("", &it.identifier, status);
+    for (number, device) in it.devices.iter().enumerate() {
+        let place = (host, number);
+        if !fleet.attacks.unregistered_devices.contains(&place) {
+            let is_in_repair = fleet.attacks.in_repair.contains(&place);
+            add(&device.id, &device.identifier, if is_in_repair { "repair" } else { status });
+        }
     }
 }
 

@@ -39,7 +39,7 @@ pub static CONNECTION: Layout = Layout {
 };
 
 /// What every host talks to: direction, port, network, process, unit, connections, bytes a second.
-const TALKS: [(&str, i64, &str, &str, &str, i64, f64); 5] = [
+pub(crate) const TALKS: [(&str, i64, &str, &str, &str, i64, f64); 5] = [
     ("in", 22, "10.8.0.0/24", "sshd", "ssh.service", 2, 300.0),
     ("in", 19100, "10.8.1.0/24", "nodescope-agent", "nodescope-agent.service", 1, 900.0),
     ("out", 2049, "10.200.0.0/24", "", "", 8, 2_000_000.0),
@@ -84,15 +84,11 @@ pub fn connections(fleet: &Arc<Fleet>, host: usize, every: i64) -> Vec<Series> {
                     Cell::level(0.000_244_140_625),
                     Cell::Rising { start: (from - life.boot(from)).max(0) as f64, rate: 1.0 },
                 ];
-                (life.standing(from) == Standing::Up, cells)
+                (life.standing(from) == Standing::Up && !owner.attacks.withheld(host, "connection", from), cells)
             };
-            Series::new(
-                &CONNECTION,
-                host,
-                labels,
-                every,
-                Box::new(Turning::new(fleet, fleet.lives[host].turns(), make)),
-            )
+            let mut turns = fleet.lives[host].turns();
+            turns.extend(fleet.attacks.of_host(host).flat_map(|o| [o.from, o.to]));
+            Series::new(&CONNECTION, host, labels, every, Box::new(Turning::new(fleet, turns, make)))
         })
         .collect()
 }

@@ -29,13 +29,15 @@ pub struct Options {
     pub horizon: i64,
     /// How much more often than published things fail. A small fleet would show nothing otherwise.
     pub failures: f64,
+    /// Seconds between two samples of a table, at the least: `agent.interval` of every agent.
+    pub interval: i64,
 }
 
 impl Options {
     /// A fleet whose past reaches `days` back from `now`, and whose future a fortnight on.
     pub fn around(seed: u64, hosts: usize, accelerators: usize, now: i64, days: i64) -> Self {
         let start = (now - days * DAY).div_euclid(HOUR) * HOUR;
-        Self { seed, hosts, accelerators, start, horizon: now + 14 * DAY, failures: 1.0 }
+        Self { seed, hosts, accelerators, start, horizon: now + 14 * DAY, failures: 1.0, interval: 1 }
     }
 }
 

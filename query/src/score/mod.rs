@@ -9,6 +9,9 @@
 //! - an incident is *right* when a label of its rule is found by it, *beside* when it names the host of another rule's
 //!   attack in its time (a miner is busy without a job, too), and else *wrong*;
 //! - recall is found by labels, precision right by right and wrong.
+//!
+//! What is of a whole node has no host, neither in a label nor in an incident: so an attack on a node excuses nothing
+//! that is said of its hosts.
 
 pub mod page;
 
@@ -16,9 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::DateTime;
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::Int64Type;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, ScalarValue};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{AlertHead, Definition};
@@ -193,15 +197,16 @@ impl Incident {
         })
     }
 
-    /// Whether it is of the same host (or node, where one of both is of a whole node), at the same time.
+    /// Whether it is of the same host (or node, where both are of a whole node), at the same time.
     fn is_near(&self, label: &Label, alert: &AlertHead) -> bool {
         let in_time = self.begin_us < label.end_us.saturating_add(AFTERWARDS) && self.end_us > label.begin_us;
         let by_host = alert.key.iter().any(|column| column == "host");
         let host = self.value("host");
-        let same_host = label.host.is_empty()
-            || host == label.host
-            || (by_host && host.is_empty() && self.value("node") == label.node)
-            || (!by_host && (self.mentions(&label.host) || self.value("node") == label.node && host.is_empty()));
+        let same_host = if label.host.is_empty() {
+            host.is_empty()
+        } else {
+            host == label.host || (!by_host && self.mentions(&label.host))
+        };
         let same_node = label.node.is_empty()
             || self.value("node").is_empty()
             || self.value("node") == label.node
@@ -214,14 +219,56 @@ impl Incident {
     }
 }
 
-/// How rules did in a replay, as `rules/scores.toml` keeps it.
+/// How rules did, as `rules/scores.toml` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Kept {
-    /// What was replayed: seed, size, time.
+    /// Against attacks.
+    pub attacks: Option<Measured>,
+    /// On a benign day.
+    pub benign: Option<Measured>,
+}
+
+/// How rules did in one replay.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// What was replayed, in the words of who did it: what cannot be counted, as the seed.
     pub replay: String,
+    /// From when to when, RFC 3339.
+    pub begin: String,
+    /// See `begin`.
+    pub end: String,
+    /// Hosts that had rows in that time.
+    pub hosts: i64,
+    /// Accelerators that had.
+    pub accelerators: i64,
     /// How each rule did, by name.
     #[serde(default, rename = "score")]
     pub scores: Vec<Score>,
+}
+
+/// Whether a rule is a detection: D1 to D20 of the programme, and what may follow.
+pub fn is_detection(rule: &Definition) -> bool {
+    let number = rule.name.strip_prefix('d').and_then(|rest| rest.split_once('_')).map_or("", |(number, _)| number);
+    rule.alert.is_some() && number.len() == 2 && number.bytes().all(|letter| letter.is_ascii_digit())
+}
+
+/// Hosts and accelerators that have rows in a time, by their hours.
+///
+/// # Errors
+/// When the engine fails.
+pub async fn size(engine: &Engine, from_us: i64, to_us: i64) -> Result<(i64, i64), OwnError> {
+    let sql = "SELECT (SELECT count(*) FROM (SELECT DISTINCT node, host FROM system_1h \
+               WHERE ts >= $from AND ts < $to)) AS hosts, \
+               (SELECT count(*) FROM (SELECT DISTINCT device FROM accelerator_1h \
+               WHERE ts >= $from AND ts < $to)) AS accelerators";
+    let time = |us| ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into()));
+    let values = [("from".to_owned(), time(from_us)), ("to".to_owned(), time(to_us))];
+    let rows = engine.own(sql, &values).await?.collect().await?;
+    let of = |column: usize| {
+        let batch = rows.iter().find(|batch| batch.num_rows() > 0)?;
+        batch.column(column).as_primitive_opt::<Int64Type>().map(|counts| counts.value(0))
+    };
+    Ok((of(0).unwrap_or(0), of(1).unwrap_or(0)))
 }
 
 /// How a rule did.
@@ -280,6 +327,13 @@ pub fn score(rule: &Definition, incidents: &[Incident], labels: &[Label]) -> Sco
         }
     }
     score
+}
+
+/// Attacks that a rule should have found and did not.
+pub fn missed<'l>(rule: &Definition, incidents: &[Incident], labels: &'l [Label]) -> Vec<&'l Label> {
+    let Some(alert) = &rule.alert else { return Vec::new() };
+    let is_missed = |label: &&Label| label.rule == rule.name && !incidents.iter().any(|i| i.is_of(label, alert));
+    labels.iter().filter(is_missed).collect()
 }
 
 /// Whether an incident was nothing: neither an attack of its rule nor at the place and time of another's.
@@ -393,6 +447,18 @@ mod tests {
         let all = incidents(&rule, &[(10, rows(&["m"], &["z"], &["n/host-1, n/host-12"]))]);
         let found = |host| score(&rule, &all, &[label("d99_x", host, "", 5, 20)]).found;
         assert_eq!((found("host-1"), found("host")), (1, 0), "a part of a name is another name");
+    }
+
+    #[test]
+    fn an_attack_on_a_node_excuses_nothing_of_its_hosts() {
+        let rule = rule("\"node\", \"host\"");
+        let all = incidents(&rule, &[(10, rows(&["n", "n", "m"], &["", "a", ""], &["", "", ""]))]);
+        let own = score(&rule, &all, &[label("d99_x", "", "", 5, 20)]);
+        assert_eq!((own.found, own.right, own.beside, own.wrong), (1, 1, 0, 2));
+        let other = score(&rule, &all, &[label("d98_y", "", "", 5, 20)]);
+        assert_eq!((other.right, other.beside, other.wrong), (0, 1, 2));
+        let host = score(&rule, &all, &[label("d98_y", "a", "", 5, 20)]);
+        assert_eq!((host.right, host.beside, host.wrong), (0, 1, 2), "nor the reverse");
     }
 
     #[test]

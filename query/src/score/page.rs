@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Kept, Score};
+use super::{Kept, Measured, Score};
 use crate::definition::{Definition, Parameter};
 
 const HEAD: &str = "# Detections
@@ -34,7 +34,7 @@ const APPROVED: &str = "
 | `transfer` | network, as in `connection.remote_prefix` | `*` | d14 |
 | `listener` | port | SHA-256 of the program | d15 |
 | `module` | name of a kernel module | version or `srcversion` | d17 |
-| `config` | path of a file | its SHA-256 | d17 |
+| `config` | path of a file | its SHA-256 | d17, d20 |
 | `config` | `agent`, `rule:NAME`, `import:NAME` | hash of the settings or of the rule, name of the import | d20 |
 | `driver` | vendor, as in `accelerator.vendor` | version | d18 |
 | `firmware` | model, as in `accelerator.model`, or `bios ` and the machine's product | version | d18 |
@@ -44,7 +44,8 @@ const APPROVED: &str = "
 /// The page.
 pub fn page(rules: &[&Definition], kept: &Kept) -> String {
     let mut page = HEAD.to_owned();
-    let score_of = |rule: &Definition| kept.scores.iter().find(|score| score.rule == rule.name);
+    let score_of =
+        |rule: &Definition| kept.attacks.iter().flat_map(|m| &m.scores).find(|score| score.rule == rule.name);
     page += "| Rule | What | Severity | Techniques | Every | Looks back | Recall | Precision |\n|---|---|---|---|---|---|---|---|\n";
     for rule in rules {
         let Some(alert) = &rule.alert else { continue };
@@ -59,28 +60,56 @@ pub fn page(rules: &[&Definition], kept: &Kept) -> String {
             name = rule.name,
         );
     }
-    if kept.replay.is_empty() {
-        page += "\nRecall and precision have not been measured on a replay yet.\n";
-    } else {
-        let _ = writeln!(
-            page,
-            "\nRecall (attacks found, of those there were) and precision (incidents that were attacks, of all) by \
-             `nodescope rules score` on {}. An incident at the place and time of another rule's attack counts for \
-             neither; `·` is where there was nothing to count.",
-            kept.replay
-        );
-        page += "\n| Rule | Attacks | Found | Incidents right | Beside | Wrong | Told after, at most |\n|---|---|---|---|---|---|---|\n";
-        for score in &kept.scores {
-            let told = length(Duration::from_micros(score.slowest_us.max(0).unsigned_abs()));
-            let Score { rule, labels, found, right, beside, wrong, .. } = score;
-            let _ = writeln!(page, "| {rule} | {labels} | {found} | {right} | {beside} | {wrong} | {told} |");
-        }
+    match &kept.attacks {
+        Some(measured) => attacks(&mut page, measured),
+        None => page += "\nRecall and precision have not been measured on a replay yet.\n",
+    }
+    match &kept.benign {
+        Some(measured) => benign(&mut page, measured),
+        None => page += "\nNo benign day has been replayed yet.\n",
     }
     page += APPROVED;
     for rule in rules {
         section(&mut page, rule);
     }
     page
+}
+
+/// What was replayed.
+fn replayed(measured: &Measured) -> String {
+    let Measured { replay, begin, end, hosts, accelerators, .. } = measured;
+    format!("{replay}: {hosts} hosts with {accelerators} accelerators, {begin} to {end}")
+}
+
+fn attacks(page: &mut String, measured: &Measured) {
+    let _ = writeln!(
+        page,
+        "\nRecall (attacks found, of those there were) and precision (incidents that were attacks, of all) by \
+         `nodescope rules score --keep` on {}. An incident at the place and time of another rule's attack counts for \
+         neither; `·` is where there was nothing to count.",
+        replayed(measured)
+    );
+    *page += "\n| Rule | Attacks | Found | Incidents right | Beside | Wrong | Told after, at most |\n|---|---|---|---|---|---|---|\n";
+    for score in &measured.scores {
+        let told = length(Duration::from_micros(score.slowest_us.max(0).unsigned_abs()));
+        let Score { rule, labels, found, right, beside, wrong, .. } = score;
+        let _ = writeln!(page, "| {rule} | {labels} | {found} | {right} | {beside} | {wrong} | {told} |");
+    }
+}
+
+fn benign(page: &mut String, measured: &Measured) {
+    let incidents: usize = measured.scores.iter().map(|score| score.wrong).sum();
+    let _ = writeln!(
+        page,
+        "\nA benign day, by `nodescope rules score --benign --keep`, on {}: {incidents} incidents of {} rules.",
+        replayed(measured),
+        measured.scores.len()
+    );
+    let wrong = measured.scores.iter().filter(|score| score.wrong > 0);
+    let wrong: Vec<String> = wrong.map(|score| format!("{} {}", score.wrong, score.rule)).collect();
+    if !wrong.is_empty() {
+        let _ = writeln!(page, "They are of: {}.", wrong.join(", "));
+    }
 }
 
 fn section(page: &mut String, rule: &Definition) {
