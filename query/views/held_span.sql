@@ -1,6 +1,6 @@
 /*
 title = "Times in which accelerators were held"
-question = "When was an accelerator held, by whomever? Times that touch or overlap are one, whoever told them: several sources may tell of one job, and several jobs may share a card. A holder whose end nobody told holds until its newest row; one of the last 61 minutes is taken to hold still, because what is held is told anew every hour. As fresh as `allocation`."
+question = "When was an accelerator held, by whomever? Times that touch or overlap are one, whoever told them: several sources may tell of one job, and several jobs may share a card. A holder whose end nobody told holds until its newest row; one of the last 62 minutes is taken to hold still, because what is held is told anew every hour. As fresh as `allocation`."
 [columns]
 node = "Node."
 host = "Host."
@@ -14,10 +14,10 @@ WITH span AS (
     COALESCE(s.began, s.first_seen) AS began,
     CASE
       WHEN s.ended IS NOT NULL THEN s.ended
-      WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now()
+      WHEN s.last_seen >= fresh_since() - INTERVAL '1 hour' THEN now()
       ELSE s.last_seen
     END AS ended,
-    s.ended IS NULL AND s.last_seen >= now() - INTERVAL '61 minutes' AS is_open
+    s.ended IS NULL AND s.last_seen >= fresh_since() - INTERVAL '1 hour' AS is_open
   FROM allocation_span s
   -- Some sources name an accelerator by its address or its number.
   LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device

@@ -57,7 +57,7 @@ by_progress AS (
 holding AS (
   SELECT DISTINCT s.node, s.host, COALESCE(a.device, s.device) AS device, s.job,
     COALESCE(s.began, s.first_seen) AS began,
-    COALESCE(s.ended, CASE WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now() ELSE s.last_seen END) AS ended
+    COALESCE(s.ended, CASE WHEN s.last_seen >= fresh_since() - INTERVAL '1 hour' THEN now() ELSE s.last_seen END) AS ended
   FROM allocation_span s
   LEFT JOIN job j ON j.node = s.node AND j.job = s.job
   LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
