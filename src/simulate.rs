@@ -10,6 +10,7 @@ use nodescope_service::settings::parse_duration;
 use nodescope_service::stop;
 use nodescope_simulate::attacks::Attack;
 use nodescope_simulate::history::{self, HistoryOptions, Progress};
+use nodescope_simulate::kept::Kept;
 use nodescope_simulate::live::{self, Pace};
 use nodescope_simulate::world::{DAY, HOUR, MINUTE, Options};
 use nodescope_simulate::{Fleet, SimulateError, plan};
@@ -221,66 +222,30 @@ fn show(progress: &Progress) {
     let _ = err.flush();
 }
 
-/// Name of the file that remembers which fleet a folder has.
-const KEPT: &str = "simulate.json";
-
-/// The fleet of a folder, and the second from which its rows are to be sent: the fleet that the folder has had before,
-/// from now on; or a new one, whose past is written first, from where that ends.
-pub(crate) async fn kept(data: &Path, store: &Store, hosts: usize) -> Result<(Arc<Fleet>, i64), String> {
-    let file = data.join(KEPT);
+/// The fleet of a store, and the second from which its rows are to be sent: the fleet whose past is there, from now on;
+/// or a new one, whose past is written first, from where that ends.
+pub(crate) async fn kept(store: &Store, hosts: usize) -> Result<(Arc<Fleet>, i64), String> {
     let now = live::now();
-    let cannot = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what} {}: {error}", file.display());
-    if let Ok(text) = std::fs::read_to_string(&file) {
-        let options = Kept::parse(&text).ok_or_else(|| cannot("read", &"it is not what was written"))?;
+    if let Some(Kept { options, .. }) = Kept::read(store).await.map_err(|e| chain(&e))? {
+        let name = store.name();
         if options.hosts != hosts {
             return Err(format!(
-                "{} has a fleet of {} hosts already; take another folder (--data) for one of {hosts}",
-                data.display(),
+                "{name} has a fleet of {} hosts already; take another folder (--data) for one of {hosts}",
                 options.hosts,
             ));
         }
         if options.horizon <= now {
-            return Err(format!("the fleet of {} has come to its end; take another folder (--data)", data.display()));
+            return Err(format!("the fleet of {name} has come to its end; take another folder (--data)"));
         }
         return Ok((made(options, now, 0, false, false).await?, now));
     }
     // Failures are so much more frequent than published that a small fleet shows some.
     let around = Options::around(7, hosts, 8, now, 30);
-    let options = Options { failures: 6.0, horizon: now + 60 * DAY, ..around };
-    let fleet = made(options.clone(), now, 0, false, false).await?;
+    let fleet = made(Options { failures: 6.0, horizon: now + 60 * DAY, ..around }, now, 0, false, false).await?;
     say(&format!("making the past of {hosts} hosts that do not exist"));
     let history = HistoryOptions::until(now);
     write_history(&fleet, store, &history).await?;
-    std::fs::write(&file, Kept::text(&options)).map_err(|e| cannot("write", &e))?;
     Ok((fleet, history.now))
-}
-
-/// What names a fleet, as it is kept.
-struct Kept;
-
-impl Kept {
-    fn text(options: &Options) -> String {
-        let Options { seed, hosts, accelerators, start, horizon, failures, interval } = options;
-        serde_json::json!({
-            "seed": seed, "hosts": hosts, "accelerators": accelerators, "start": start, "horizon": horizon,
-            "failures": failures, "interval": interval,
-        })
-        .to_string()
-    }
-
-    fn parse(text: &str) -> Option<Options> {
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        Some(Options {
-            seed: value["seed"].as_u64()?,
-            hosts: usize::try_from(value["hosts"].as_u64()?).ok()?,
-            accelerators: usize::try_from(value["accelerators"].as_u64()?).ok()?,
-            start: value["start"].as_i64()?,
-            horizon: value["horizon"].as_i64()?,
-            failures: value["failures"].as_f64()?,
-            // Fleets of earlier versions have none.
-            interval: value["interval"].as_i64().unwrap_or(1),
-        })
-    }
 }
 
 /// Sends a fleet's rows from a second on, as they come, until it is stopped.
@@ -298,16 +263,4 @@ pub(crate) async fn play(
 
 fn write_labels(file: &Path, labels: &[Attack]) -> Result<(), String> {
     std::fs::write(file, plan::labels_csv(labels)).map_err(|e| format!("cannot write {}: {e}", file.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fleet_that_is_kept_is_the_same_fleet() {
-        let options = Options { failures: 6.5, interval: 10, ..Options::around(3, 24, 8, 1_790_000_000, 30) };
-        assert_eq!(Kept::parse(&Kept::text(&options)), Some(options));
-        assert_eq!(Kept::parse("{}"), None);
-    }
 }

@@ -121,7 +121,7 @@ async fn run(
     }
     let store = settings.common.open_store()?;
     let fleet = match simulate {
-        Some(size) => Some(crate::simulate::kept(&data, &store, size.hosts()).await?),
+        Some(size) => Some(crate::simulate::kept(&store, size.hosts()).await?),
         None => None,
     };
     let health = Health::default();

@@ -11,7 +11,7 @@ use support::{Up, connect, number, until};
 
 /// The fleet of a folder, made anew from what names it.
 fn fleet(folder: &std::path::Path) -> std::sync::Arc<Fleet> {
-    let text = std::fs::read_to_string(folder.join("simulate.json")).expect("the fleet is remembered");
+    let text = std::fs::read_to_string(folder.join("store/simulate.json")).expect("the fleet is remembered");
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let whole = |name: &str| value[name].as_i64().expect("a number");
     Fleet::new(Options {

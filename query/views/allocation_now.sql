@@ -1,6 +1,6 @@
 /*
 title = "Allocations held now"
-question = "Who holds which accelerator now? One row for each host, accelerator, allocation and source: the newest of the last 61 minutes, since what is held is told anew every hour. Accelerators go by the name they have in `accelerator`, whatever the source calls them."
+question = "Who holds which accelerator now? One row for each host, accelerator, allocation and source: the newest of the last 62 minutes: what is held is told anew every hour, and what came two minutes ago is still fresh. Accelerators go by the name they have in `accelerator`, whatever the source calls them."
 
 [columns]
 node = "Node of the host."
@@ -28,7 +28,7 @@ WITH newest AS (
     last(began, ts) AS began,
     max(ts) AS told
   FROM allocation
-  WHERE ts >= now() - INTERVAL '61 minutes' AND ts <= now() + INTERVAL '1 minute' AND state <> 'refused'
+  WHERE ts >= fresh_since() - INTERVAL '1 hour' AND ts <= now() + INTERVAL '1 minute' AND state <> 'refused'
   GROUP BY node, host, source, allocation, device
 )
 SELECT n.node, n.host, coalesce(a.device, n.device) AS device, n.device AS named, n.source, n.allocation,

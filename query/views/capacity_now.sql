@@ -13,7 +13,7 @@ precision = "Precision the figures are of; NULL for cards that report and have n
 sparsity = "`dense` or `sparse`."
 basis = "`nominal` or `measured`."
 total_devices = "Devices registered as capacity."
-in_service_devices = "Those less what the registry has cordoned, in repair or being worked on."
+in_service_devices = "Those less what the registry has cordoned, in repair or being worked on. On a node of several models, what has been silent for more than a day is not taken off: nobody knows which model it is."
 healthy_devices = "In service, reporting, and nothing wrong with them."
 allocated_devices = "Reporting, and held by somebody."
 available_devices = "Healthy and held by nobody."
@@ -25,15 +25,34 @@ allocated_flops = "Of the allocated."
 available_flops = "Of the available: K2."
 unknown_flops = "Of those that do not report."
 */
-WITH card AS (
+WITH registered AS (
+  SELECT * FROM resource WHERE valid_from <= now() AND (valid_to IS NULL OR now() < valid_to)
+),
+-- A host that has been in repair for days says no more what it has; where its node has one model, it has that.
+only AS (
+  SELECT node, min(vendor) AS vendor, min(model) AS model
+  FROM registered
+  WHERE class <> 'general'
+  GROUP BY node
+  HAVING count(DISTINCT vendor) = 1 AND count(DISTINCT model) = 1
+),
+known AS (
+  SELECT a.node, a.state, a.is_fresh, a.is_in_service, a.is_healthy, a.is_allocated,
+    coalesce(a.vendor, o.vendor) AS vendor,
+    coalesce(a.model, o.model) AS model
+  FROM accelerator_now a
+  LEFT JOIN only o ON o.node = a.node AND NOT a.is_fresh AND a.vendor IS NULL
+  WHERE a.is_registered
+),
+card AS (
   SELECT node, vendor, model,
     count(*) FILTER (WHERE is_fresh) AS reporting,
     count(*) FILTER (WHERE NOT is_in_service) AS withdrawn,
     count(*) FILTER (WHERE is_in_service AND is_healthy) AS healthy,
     count(*) FILTER (WHERE is_allocated) AS allocated,
     count(*) FILTER (WHERE state = 'free') AS available
-  FROM accelerator_now
-  WHERE is_registered AND model IS NOT NULL
+  FROM known
+  WHERE model IS NOT NULL
   GROUP BY node, vendor, model
 ),
 capacity AS (
@@ -41,8 +60,7 @@ capacity AS (
     sum(devices) AS devices,
     sum(devices) FILTER (WHERE device_flops IS NOT NULL) AS devices_with_figure,
     sum(CAST(devices AS DOUBLE PRECISION) * device_flops) AS flops
-  FROM resource
-  WHERE valid_from <= now() AND (valid_to IS NULL OR now() < valid_to)
+  FROM registered
   GROUP BY node, class, vendor, model, precision, sparsity, basis
 ),
 both AS (

@@ -1,6 +1,6 @@
 /*
 title = "Times in which projects held accelerators"
-question = "When did which project hold an accelerator, and how well is that known? One row for each time without a break. Times of one project that touch or overlap are one, whoever told them; where one source knows the project of a job and another does not, the job is the project's. A begin that nobody told is the first row, an end that nobody told is the newest row, so that both make times too short rather than too long; a holder told of in the last 61 minutes holds still, because what is held is told anew every hour. As fresh as `allocation`."
+question = "When did which project hold an accelerator, and how well is that known? One row for each time without a break. Times of one project that touch or overlap are one, whoever told them; where one source knows the project of a job and another does not, the job is the project's. A begin that nobody told is the first row, an end that nobody told is the newest row, so that both make times too short rather than too long; a holder told of in the last 62 minutes holds still, because what is held is told anew every hour. As fresh as `allocation`."
 [columns]
 node = "Node."
 host = "Host."
@@ -19,11 +19,11 @@ WITH span AS (
     COALESCE(began, first_seen) AS began,
     CASE
       WHEN ended IS NOT NULL THEN ended
-      WHEN last_seen >= now() - INTERVAL '61 minutes' THEN now()
+      WHEN last_seen >= fresh_since() - INTERVAL '1 hour' THEN now()
       ELSE last_seen
     END AS ended,
     CASE WHEN began IS NULL THEN 1 ELSE 0 END AS unknown_begin,
-    CASE WHEN ended IS NULL AND last_seen < now() - INTERVAL '61 minutes' THEN 1 ELSE 0 END AS unknown_end
+    CASE WHEN ended IS NULL AND last_seen < fresh_since() - INTERVAL '1 hour' THEN 1 ELSE 0 END AS unknown_end
   -- Of all time: whose a job is may have been told by another source, long ago.
   FROM allocation_span
   WHERE device <> 'none'

@@ -1,6 +1,6 @@
 /*
 title = "Times in which accelerators were held"
-question = "When was an accelerator held, by whomever? Times that touch or overlap are one, whoever told them: several sources may tell of one job, and several jobs may share a card. A holder whose end nobody told holds until its newest row; one of the last 61 minutes is taken to hold still, because what is held is told anew every hour. As fresh as `allocation`."
+question = "When was an accelerator held, by whomever? Times that touch or overlap are one, whoever told them: several sources may tell of one job, and several jobs may share a card. A holder whose end nobody told holds until its newest row; one of the last 62 minutes is taken to hold still, because what is held is told anew every hour. As fresh as `allocation`."
 [parameters]
 since = { type = "timestamp", optional = true, help = "Begin of the time looked at: what ended before it is left out, and of what began before it the begin may be. All if it is left out." }
 [columns]
@@ -16,12 +16,12 @@ WITH span AS (
     COALESCE(began, first_seen) AS began,
     CASE
       WHEN ended IS NOT NULL THEN ended
-      WHEN last_seen >= now() - INTERVAL '61 minutes' THEN now()
+      WHEN last_seen >= fresh_since() - INTERVAL '1 hour' THEN now()
       ELSE last_seen
     END AS ended,
-    ended IS NULL AND last_seen >= now() - INTERVAL '61 minutes' AS is_open
+    ended IS NULL AND last_seen >= fresh_since() - INTERVAL '1 hour' AS is_open
   -- What was held then has been told of in the hour before, or was seen first since.
-  FROM allocation_span($since - INTERVAL '61 minutes')
+  FROM allocation_span($since - INTERVAL '62 minutes')
   WHERE device <> 'none'
 ),
 reach AS (

@@ -15,7 +15,7 @@ billed_hours = "Accelerator-hours that were billed."
 difference_hours = "Measured less billed: above zero was billed too little."
 difference_ratio = "The same for the billed hours; NULL where nothing was billed."
 accelerators = "Accelerators that were held."
-spans = "Allocations behind the measure, as `allocation_span` tells them."
+spans = "Allocations behind the measure, as `allocation_span` tells them: all of the times that lie in it, also in part."
 unknown_begins = "Of them, those whose begin nobody told: the measure may be too low."
 unknown_ends = "Of them, those whose end nobody told: the measure may be too low."
 */
@@ -80,7 +80,7 @@ summed AS (
   FROM numbered
 ),
 line AS (
-  SELECT s.node, s.device, s.project, s.spans, s.unknown_begins, s.unknown_ends,
+  SELECT s.node, s.host, s.device, s.project, s.began, s.spans, s.unknown_begins, s.unknown_ends,
     CASE WHEN part.part <> 'unregistered' THEN s.identifier END AS identifier,
     CASE WHEN part.part = 'bill' THEN s.period_starts END AS period_starts,
     CASE WHEN part.part = 'bill' THEN s.period_ends END AS period_ends,
@@ -100,7 +100,14 @@ line AS (
   END
   UNION ALL
   -- Bills for which nothing was held.
-  SELECT node, NULL, project, 0, 0, 0, identifier, period_starts, period_ends, billed, NULL FROM bill
+  SELECT node, NULL, NULL, project, NULL, 0, 0, 0, identifier, period_starts, period_ends, billed, NULL FROM bill
+),
+-- What stood under several registrations of one identifier was held by the same allocations.
+whole AS (
+  SELECT node, device, project, identifier, period_starts, period_ends, MAX(billed) AS billed, SUM(hours) AS hours,
+    MAX(spans) AS spans, MAX(unknown_begins) AS unknown_begins, MAX(unknown_ends) AS unknown_ends
+  FROM line
+  GROUP BY node, host, device, project, began, identifier, period_starts, period_ends
 )
 SELECT node, identifier, project, period_starts, period_ends,
   COALESCE(SUM(hours), 0.0) AS metered_hours,
@@ -111,6 +118,6 @@ SELECT node, identifier, project, period_starts, period_ends,
   SUM(spans) AS spans,
   SUM(unknown_begins) AS unknown_begins,
   SUM(unknown_ends) AS unknown_ends
-FROM line
+FROM whole
 GROUP BY node, identifier, project, period_starts, period_ends
 ORDER BY node, identifier, project, period_starts

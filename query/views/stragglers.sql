@@ -57,8 +57,8 @@ by_progress AS (
 holding AS (
   SELECT DISTINCT s.node, s.host, s.device, s.job,
     COALESCE(s.began, s.first_seen) AS began,
-    COALESCE(s.ended, CASE WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now() ELSE s.last_seen END) AS ended
-  FROM allocation_span(COALESCE($from, now() - INTERVAL '1 hour') - INTERVAL '61 minutes') s
+    COALESCE(s.ended, CASE WHEN s.last_seen >= fresh_since() - INTERVAL '1 hour' THEN now() ELSE s.last_seen END) AS ended
+  FROM allocation_span(COALESCE($from, now() - INTERVAL '1 hour') - INTERVAL '62 minutes') s
   LEFT JOIN job j ON j.node = s.node AND j.job = s.job
   WHERE s.job IS NOT NULL AND s.device <> 'none' AND j.job IS NULL
 ),

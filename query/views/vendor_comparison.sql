@@ -15,13 +15,13 @@ core_active_ratio = "Share of the cores that worked."
 tensor_active_ratio = "Share of the time in which matrix units worked."
 energy_kwh = "Energy of accelerators that count it."
 kwh_per_accelerator_hour = "The same for one of their hours."
-failures = "Failures while it held them, by `accelerator_failure`."
+failures = "Failures while it held them, by `accelerator_failure`; the one that ended it, too."
 failures_per_1000_days = "The same for 1,000 accelerator-days."
 failures_low = "Lower end of the 95 % interval."
 failures_high = "Upper end of it."
 */
 WITH holding AS (
-  SELECT node, host, device, project,
+  SELECT node, host, device, project, began AS held_since,
     GREATEST(began, COALESCE($from, now() - INTERVAL '7 days')) AS began,
     LEAST(ended, COALESCE($to, now())) AS ended
   FROM held_by_project
@@ -64,7 +64,8 @@ used AS (
 failed AS (
   SELECT p.project, f.vendor, COUNT(*) AS failures
   FROM accelerator_failure(COALESCE($from, now() - INTERVAL '7 days'), COALESCE($to, now())) f
-  JOIN holding p ON p.node = f.node AND p.host = f.host AND p.device = f.device AND f.at >= p.began AND f.at < p.ended
+  -- What ends a holding is its own, and not that of who comes next.
+  JOIN holding p ON p.node = f.node AND p.host = f.host AND p.device = f.device AND f.at > p.held_since AND f.at <= p.ended
   WHERE f.is_first
   GROUP BY p.project, f.vendor
 )

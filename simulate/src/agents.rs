@@ -80,6 +80,11 @@ pub fn lag(fleet: &Fleet, host: &Host, at: i64) -> i64 {
     if fleet.world.options.failures > 0.0 && draw > 0.985 { 20 + (mix(&[host.key, 81]) % 220) as i64 } else { 0 }
 }
 
+/// Records a second that are offered again by an agent that lags so much.
+pub(crate) fn retried_rate(lag: i64) -> f64 {
+    if lag > 0 { 0.5 } else { 0.0 }
+}
+
 /// First digits of the configuration's hash that agents run with.
 pub const CONFIG: &str = "5f1c09a3d27be481";
 
@@ -143,7 +148,7 @@ fn agent(fleet: &Arc<Fleet>, host: usize, probe: &'static str, every: i64) -> Se
             if late > 0 && is_all { Cell::level(late as f64) } else { Cell::Null },
             sent.run(12.0, seconds).told(is_all),
             acknowledged.run(12.0, seconds).told(is_all),
-            retried.run(if late > 0 { 0.5 } else { 0.0 }, seconds).told(is_all),
+            retried.run(retried_rate(late), seconds).told(is_all),
             lost.jump(0).told(is_all),
             Cell::whole(-12).told(is_all),
         ];

@@ -137,6 +137,12 @@ impl HostLife {
         self.stretches.get(place).map_or(Standing::Up, |s| s.standing)
     }
 
+    /// When its agent tells of what happens at a moment: at once, or when it speaks again; `None` when it never does.
+    pub fn heard(&self, at: i64) -> Option<i64> {
+        let place = self.stretches.partition_point(|s| s.to <= at);
+        self.stretches[place..].iter().find(|s| s.standing == Standing::Up).map(|s| s.from.max(at))
+    }
+
     /// When the kernel that runs at a moment started.
     pub fn boot(&self, at: i64) -> i64 {
         self.boots[..self.boots.partition_point(|b| *b <= at)].last().or(self.boots.first()).copied().unwrap_or(at)

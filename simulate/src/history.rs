@@ -21,6 +21,8 @@ use nodescope_store::layout::PartitionId;
 use nodescope_store::parquet_file::{self, EncodedFile};
 use nodescope_store::sealed::{Advance, SealedTable};
 
+use crate::attacks::Attacks;
+use crate::kept::Kept;
 use crate::series::{Rolled, Roller, Series, Window};
 use crate::sheet::{Datum, Sheet};
 use crate::world::{DAY, HOUR, MINUTE};
@@ -149,6 +151,13 @@ pub async fn write(
     for table in &mut tables {
         table.commit().await?;
     }
+    let kept = Kept {
+        options: fleet.world.options.clone(),
+        until: options.now,
+        raw: options.raw,
+        has_overlays: fleet.attacks != Attacks::default(),
+    };
+    kept.write(store).await?;
     progress.took = began.elapsed();
     report(&progress);
     Ok(progress)

@@ -10,7 +10,8 @@
 //! - [`load`], [`machine`], [`cpus`], [`programs`], [`meters`], [`links`], [`agents`], [`security`]: the rows that
 //!   follow ([`series`] for what moves, [`events`] for what happens once), and [`registry`]: what was registered.
 //! - [`oracle`]: what is true, in plain values, for tests that must not ask SQL.
-//! - [`history`]: into a store, straight. [`live`]: through Kafka, as agents do.
+//! - [`history`]: into a store, straight, which then remembers whose it is ([`kept`]). [`live`]: through Kafka, as agents
+//!   do.
 
 pub mod agents;
 pub mod attacks;
@@ -20,6 +21,7 @@ pub mod events;
 pub mod failures;
 pub mod history;
 pub mod jobs;
+pub mod kept;
 pub mod links;
 pub mod live;
 pub mod load;

@@ -119,8 +119,20 @@ pub fn links(fleet: &Arc<Fleet>, host: usize, every: i64) -> Vec<Series> {
     ways(fleet, host).into_iter().map(|way| link(fleet, &way, every)).collect()
 }
 
+/// Probes of one row.
+pub(crate) const PROBES: i64 = 8;
+/// A step of the wave on times there and back.
+pub(crate) const RIPPLE: f64 = 0.01;
+/// How much longer than the mean the longest takes.
+pub(crate) const WORST: f64 = 1.25;
+
+/// By how many seconds the wave of a way is moved.
+pub(crate) fn shift(from: usize, to: usize) -> u8 {
+    (mix(&[from as u64, to as u64]) % 60) as u8
+}
+
 /// A multiple of 2^-30, near a nanosecond: exact, and fine enough for round-trip times.
-fn fine(seconds: f64) -> f64 {
+pub(crate) fn fine(seconds: f64) -> f64 {
     let scale = f64::from(1 << 30);
     (seconds * scale).round() / scale
 }
@@ -142,9 +154,9 @@ fn link(fleet: &Arc<Fleet>, way: &Way, every: i64) -> Series {
         let seen = owner.lives[from].standing(at) == Standing::Up;
         if owner.lives[to].standing(at) == Standing::Down {
             let lost = vec![
-                Cell::whole(8),
+                Cell::whole(PROBES),
                 Cell::whole(0),
-                Cell::whole(8),
+                Cell::whole(PROBES),
                 Cell::level(1.0),
                 Cell::Null,
                 Cell::Null,
@@ -156,19 +168,19 @@ fn link(fleet: &Arc<Fleet>, way: &Way, every: i64) -> Series {
         }
         let (rtt, loss) = quality(&owner, from, to, at);
         let rtt = fine(rtt);
-        let swing = fine(rtt * 0.01);
-        let lost = (loss * 8.0).round() as i64;
-        let shift = (mix(&[from as u64, to as u64]) % 60) as u8;
+        let swing = fine(rtt * RIPPLE);
+        let lost = (loss * PROBES as f64).round() as i64;
+        let shift = shift(from, to);
         let near = |factor: f64| Cell::Level { base: fine(rtt * factor), swing, shift };
         let cells = vec![
-            Cell::whole(8),
-            Cell::whole(8 - lost),
+            Cell::whole(PROBES),
+            Cell::whole(PROBES - lost),
             Cell::whole(lost),
             Cell::level(exact(loss)),
             near(0.9),
             near(1.0),
-            near(1.25),
-            near(1.25),
+            near(WORST),
+            near(WORST),
             Cell::level(fine(rtt * 0.04)),
         ];
         (seen, cells)

@@ -155,6 +155,19 @@ pub fn device_load(fleet: &Fleet, host: usize, device: usize, at: i64) -> Load {
     load
 }
 
+/// A step of the wave that lies on a share of time as it is now, and on a share that is a mean.
+pub(crate) const RIPPLES: [f64; 2] = [0.012, 0.004];
+
+/// That step for a share of this size: never so much that the wave goes below nothing or beyond all.
+pub(crate) fn ripple(base: f64, step: f64) -> f64 {
+    if base > 0.0 { ((base * step).min((1.0 - base) / 8.0) * 1024.0).floor() / 1024.0 } else { 0.0 }
+}
+
+/// By how many seconds a device's wave is moved.
+pub(crate) fn shift(key: u64, device: usize) -> u8 {
+    (key.wrapping_add(device as u64 * 17) % 60) as u8
+}
+
 fn shape_ripple(shape: &Shape) -> f64 {
     // Work without tensor units and without steps is flat: that of a miner is.
     if shape.step <= 0.0 { 0.001 } else { 0.0125 }
@@ -436,13 +449,10 @@ fn device_piece(
     let shown = twin(fleet, host, device, from).unwrap_or(device);
     let load = device_load(fleet, host, shown, from);
     let (watts, seconds) = (if is_off { 0.0 } else { load.watts * metered(fleet, host, device, from) }, to - from);
-    let shift = (row.key.wrapping_add(shown as u64 * 17) % 60) as u8;
+    let shift = shift(row.key, shown);
+    let [now, mean] = RIPPLES;
     let share = |base: f64, step: f64, more: u8| {
-        let swing = if base > 0.0 && !load.is_forged {
-            ((base * step).min((1.0 - base) / 8.0) * 1024.0).floor() / 1024.0
-        } else {
-            0.0
-        };
+        let swing = if load.is_forged { 0.0 } else { ripple(base, step) };
         Cell::Level { base, swing, shift: (shift + more) % 60 }
     };
     let on_hour = from.rem_euclid(HOUR) == 0 && !is_off;
@@ -485,8 +495,8 @@ fn device_piece(
     let last_error = its.troubles.iter().rev().find(|t| t.at <= from).map_or(Cell::State(0), |t| Cell::State(t.code));
     let ecc = tells.ecc;
     let cells = vec![
-        share(load.busy, 0.012, 0),
-        share(exact(load.dram), 0.012, 5).told(tells.memory_load),
+        share(load.busy, now, 0),
+        share(exact(load.dram), now, 5).told(tells.memory_load),
         Cell::whole(model.memory),
         Cell::whole(used),
         Cell::whole(model.memory - used),
@@ -517,10 +527,10 @@ fn device_piece(
         c.link_replays.run(bad_link * 1.5, seconds).told(tells.links),
         c.recoveries.jump(new_links).told(model.vendor == "nvidia"),
         Cell::whole(i64::from(runs)),
-        share(load.busy, 0.004, 0),
-        share(load.core, 0.012, 0).told(tells.activity),
-        share(load.tensor, 0.012, 0).told(tells.activity),
-        share(load.dram, 0.012, 5).told(tells.activity && model.vendor == "nvidia"),
+        share(load.busy, mean, 0),
+        share(load.core, now, 0).told(tells.activity),
+        share(load.tensor, now, 0).told(tells.activity),
+        share(load.dram, now, 5).told(tells.activity && model.vendor == "nvidia"),
         Cell::level(exact(0.72 + 0.25 * load.watts / model.limit_watts)).told(tells.voltage),
         c.capped.run(if load.is_capped && !is_off { 0.25 } else { 0.0 }, seconds).told(tells.throttling),
         c.hot.run(if load.is_throttled && !is_off { 0.75 } else { 0.0 }, seconds).told(tells.throttling),

@@ -79,6 +79,11 @@ pub(crate) fn watts(fleet: &Fleet, host: usize, at: i64) -> f64 {
     sum.watts + base_watts(sum.busy)
 }
 
+/// A number in [0, 1) that is the same for a whole hour of a host.
+fn hourly(fleet: &Fleet, host: usize, at: i64, salt: u64) -> f64 {
+    unit(mix(&[fleet.world.hosts[host].key, 50, salt, (at / HOUR) as u64]))
+}
+
 /// Where a host's course stands at the begin of a piece.
 pub(crate) struct Now<'a> {
     fleet: &'a Fleet,
@@ -95,7 +100,7 @@ pub(crate) struct Now<'a> {
 impl Now<'_> {
     /// A number in [0, 1) that is the same for the whole hour.
     pub(crate) fn hourly(&self, salt: u64) -> f64 {
-        unit(mix(&[self.fleet.world.hosts[self.host].key, 50, salt, (self.from / HOUR) as u64]))
+        hourly(self.fleet, self.host, self.from, salt)
     }
 
     /// A rate, or nothing while it is down.
@@ -284,16 +289,20 @@ pub static INTERFACE: Layout = Layout {
     ],
 };
 
-/// Bytes a second an interface of a host receives and sends.
-fn interface_rates(now: &Now<'_>, is_storage: bool) -> (f64, f64) {
-    let attacks = &now.fleet.attacks;
+/// Bytes a second an interface of a host receives and sends, at a moment and until the host's next turn or hour.
+pub(crate) fn interface_rates(fleet: &Fleet, host: usize, at: i64, sum: &Sum, is_storage: bool) -> (f64, f64) {
+    let (attacks, hourly) = (&fleet.attacks, |salt| hourly(fleet, host, at, salt));
     if is_storage {
-        let padding = attacks.padding(now.host, now.from);
-        (2.0e6 + 1.6e8 * now.sum.busy + padding, 1.0e6 + 4.0e7 * now.sum.busy * now.hourly(5))
+        (2.0e6 + 1.6e8 * sum.busy + attacks.padding(host, at), 1.0e6 + 4.0e7 * sum.busy * hourly(5))
     } else {
-        let (had, sent) = (attacks.downlink(now.host, now.from), attacks.uplink(now.host, now.from));
-        (3.0e5 + 2.0e6 * now.sum.held * now.hourly(6) + had, 2.5e5 + 1.2e6 * now.sum.held * now.hourly(7) + sent)
+        let (had, sent) = (attacks.downlink(host, at), attacks.uplink(host, at));
+        (3.0e5 + 2.0e6 * sum.held * hourly(6) + had, 2.5e5 + 1.2e6 * sum.held * hourly(7) + sent)
     }
+}
+
+/// Segments that the host's TCP sends again, a second, where so many bytes go to the storage.
+pub(crate) fn resent(sent: f64) -> f64 {
+    sent / 4_000.0 * 0.0002
 }
 
 fn interface(fleet: &Arc<Fleet>, host: usize, every: i64, is_storage: bool) -> Series {
@@ -301,7 +310,7 @@ fn interface(fleet: &Arc<Fleet>, host: usize, every: i64, is_storage: bool) -> S
     let labels =
         vec![name.into(), "mlx5_core".into(), speed.into(), (if is_storage { 9_000_i64 } else { 1_500 }).into()];
     series(fleet, host, &INTERFACE, labels, every, move |now, c: &mut [Whole; 10]| {
-        let (received, sent) = interface_rates(now, is_storage);
+        let (received, sent) = interface_rates(now.fleet, now.host, now.from, &now.sum, is_storage);
         let size = if is_storage { 4_000.0 } else { 700.0 };
         vec![
             Cell::Text("up"),
@@ -408,6 +417,46 @@ pub fn ports(fleet: &Fleet, host: usize) -> usize {
     (fleet.world.hosts[host].devices.len() / 2).max(1)
 }
 
+/// Symbols that arrive damaged in a second, over a line that is not good yet.
+pub(crate) const DAMAGED: f64 = 0.4;
+
+/// What a port carries, marks and loses: each a second, at a moment and until the host's next turn or hour.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct PortRates {
+    /// Whether its line is down.
+    pub is_flat: bool,
+    /// Bytes each way.
+    pub bytes: f64,
+    /// Packets that are marked on their way, since it is full; half are told of here, half by the other side.
+    pub marked: f64,
+    /// Packets that do not come in their order; half of them are asked for again.
+    pub lost: f64,
+    /// Those that nobody is ready for.
+    pub unready: f64,
+    /// Whether the line came back a short while ago, and is not good yet.
+    pub is_lossy: bool,
+}
+
+/// What a port carries, marks and loses, with what the host's accelerators do together.
+pub(crate) fn port_rates(fleet: &Fleet, host: usize, port: usize, at: i64, sum: &Sum) -> PortRates {
+    let is_ib = fleet.world.fabrics[fleet.world.hosts[host].fabric].infiniband;
+    let flaps = &fleet.lives[host].flaps;
+    let is_flat = port == 0 && flaps.iter().any(|(from, to)| *from <= at && at < *to);
+    let share = 1.0 / ports(fleet, host) as f64;
+    let bytes = if is_flat { 0.0 } else { sum.traffic * share * PORT_BITS as f64 / 8.0 + 40.0 };
+    // Congestion grows with what is sent; a line that has just come back loses packets.
+    let full = 0.5 + hourly(fleet, host, at, 20 + port as u64);
+    let is_lossy = flaps.iter().any(|(_, to)| port == 0 && *to <= at && at < to + 2 * HOUR);
+    PortRates {
+        is_flat,
+        bytes,
+        marked: if is_ib { 0.0 } else { bytes / 4096.0 * 0.00002 * full },
+        lost: if is_lossy { 1.5 } else { 0.01 * sum.traffic },
+        unready: 0.02 * sum.traffic,
+        is_lossy,
+    }
+}
+
 fn rdma(fleet: &Arc<Fleet>, host: usize, every: i64, port: usize) -> Series {
     let row = &fleet.world.hosts[host];
     let is_ib = fleet.world.fabrics[row.fabric].infiniband;
@@ -421,16 +470,11 @@ fn rdma(fleet: &Arc<Fleet>, host: usize, every: i64, port: usize) -> Series {
         "mlx5_core".into(),
         (if port * 2 < ports(fleet, host) { 0_i64 } else { 1 }).into(),
     ];
-    let share = 1.0 / ports(fleet, host) as f64;
     series(fleet, host, &RDMA, labels, every, move |now, c: &mut [Whole; 18]| {
         let flaps = &now.fleet.lives[now.host].flaps;
-        let is_flat = port == 0 && flaps.iter().any(|(from, to)| *from <= now.from && now.from < *to);
         let downs = if port == 0 { flaps.iter().filter(|(from, _)| *from == now.from).count() as i64 } else { 0 };
-        let bytes = if is_flat { 0.0 } else { now.sum.traffic * share * PORT_BITS as f64 / 8.0 + 40.0 };
-        // Congestion grows with what is sent; a line that has just come back loses packets.
-        let marked = if is_ib { 0.0 } else { bytes / 4096.0 * 0.00002 * (0.5 + now.hourly(20 + port as u64)) };
-        let lossy = flaps.iter().any(|(_, to)| port == 0 && *to <= now.from && now.from < to + 2 * HOUR);
-        let lost = if lossy { 1.5 } else { 0.01 * now.sum.traffic };
+        let PortRates { is_flat, bytes, marked, lost, unready, is_lossy } =
+            port_rates(now.fleet, now.host, port, now.from, &now.sum);
         vec![
             Cell::Text(if is_flat { "DOWN" } else { "ACTIVE" }),
             Cell::State(if is_flat { 1 } else { 4 }),
@@ -441,10 +485,10 @@ fn rdma(fleet: &Arc<Fleet>, host: usize, every: i64, port: usize) -> Series {
             c[1].run(now.rate(bytes), now.seconds),
             c[2].run(now.rate(bytes / 4096.0), now.seconds),
             c[3].run(now.rate(bytes / 4096.0), now.seconds),
-            c[4].run(now.rate(if lossy { 0.1 } else { 0.0 }), now.seconds),
+            c[4].run(now.rate(if is_lossy { 0.1 } else { 0.0 }), now.seconds),
             c[5].jump(0),
             c[6].run(now.rate(if is_ib { bytes / 1e6 } else { 0.0 }), now.seconds).told(is_ib),
-            c[7].run(now.rate(if lossy { 0.4 } else { 0.0 }), now.seconds).told(is_ib),
+            c[7].run(now.rate(if is_lossy { DAMAGED } else { 0.0 }), now.seconds).told(is_ib),
             c[8].jump(downs).told(is_ib),
             c[9].jump(downs),
             c[10].run(now.rate(marked / 2.0), now.seconds).told(!is_ib),
@@ -454,7 +498,7 @@ fn rdma(fleet: &Arc<Fleet>, host: usize, every: i64, port: usize) -> Series {
             c[14].run(now.rate(lost / 2.0), now.seconds),
             c[15].run(now.rate(lost / 20.0), now.seconds),
             c[16].jump(0).told(!is_ib),
-            c[17].run(now.rate(0.02 * now.sum.traffic), now.seconds),
+            c[17].run(now.rate(unready), now.seconds),
         ]
     })
 }
@@ -570,7 +614,7 @@ pub static PROTOCOL: Layout = Layout {
 
 fn protocol(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
     series(fleet, host, &PROTOCOL, vec![], every, |now, c: &mut [Whole; 13]| {
-        let (received, sent) = interface_rates(now, true);
+        let (received, sent) = interface_rates(now.fleet, now.host, now.from, &now.sum, true);
         let scan = now.fleet.attacks.scan(now.host, now.from);
         let opens = 1.5 + 2.0 * now.sum.held + now.hourly(9) + now.fleet.attacks.opens(now.host, now.from);
         let established = 60 + (20.0 * now.sum.held) as i64;
@@ -587,7 +631,7 @@ fn protocol(fleet: &Arc<Fleet>, host: usize, every: i64) -> Series {
             c[3].run(now.rate(0.05), now.seconds),
             c[4].run(now.rate(received / 4_000.0), now.seconds),
             c[5].run(now.rate(sent / 4_000.0 + scan), now.seconds),
-            c[6].run(now.rate(sent / 4_000.0 * 0.0002), now.seconds),
+            c[6].run(now.rate(resent(sent)), now.seconds),
             c[7].run(now.rate(0.1), now.seconds),
             c[8].jump(0),
             c[9].run(now.rate(30.0), now.seconds),

@@ -16,6 +16,9 @@ use crate::world::{AGENT_VERSIONS, DAY, HOUR};
 /// Name of the import at the fleet's begin.
 pub const FIRST_IMPORT: &str = "simulate-first";
 
+/// Seconds that are billed together.
+pub const WEEK: i64 = 7 * DAY;
+
 fn entry(table: &'static str, at: i64, node: &str, host: &str, import: &str) -> Event {
     Event::new(table, at, node, host)
         .with("valid_from", time(at))
@@ -254,22 +257,39 @@ fn approved(fleet: &Fleet, all: &mut Vec<Event>) {
     }
 }
 
-/// What was billed: each finished week, by identifier and project; some bills are wrong.
-fn billed(fleet: &Fleet, from: i64, to: i64, all: &mut Vec<Event>) {
+/// What was billed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bill {
+    /// Index of the node.
+    pub node: usize,
+    /// Identifier of the device, as of the begin of the billed time.
+    pub identifier: String,
+    /// Who pays.
+    pub project: &'static str,
+    /// First second of the billed time; a week.
+    pub from: i64,
+    /// Accelerator hours.
+    pub hours: f64,
+    /// When it was told.
+    pub told: i64,
+}
+
+/// Bills told in `[from, to)`: of each finished week, by device and project; some are wrong.
+pub fn bills(fleet: &Fleet, from: i64, to: i64) -> Vec<Bill> {
     let options = &fleet.world.options;
-    let week = 7 * DAY;
+    let mut all = Vec::new();
     let mut begin = options.start.div_euclid(DAY) * DAY + DAY;
-    while begin + week + DAY < options.horizon {
-        let told = begin + week + HOUR;
+    while begin + WEEK + DAY < options.horizon {
+        let told = begin + WEEK + HOUR;
         if told < from || told >= to {
-            begin += week;
+            begin += WEEK;
             continue;
         }
         for (host, it) in fleet.world.hosts.iter().enumerate() {
             for device in 0..it.devices.len() {
                 let mut by_project: Vec<(&'static str, i64)> = Vec::new();
                 for a_use in &fleet.schedule.uses[host][device] {
-                    let seconds = a_use.to.min(begin + week) - a_use.from.max(begin);
+                    let seconds = a_use.to.min(begin + WEEK) - a_use.from.max(begin);
                     if seconds <= 0 {
                         continue;
                     }
@@ -283,18 +303,24 @@ fn billed(fleet: &Fleet, from: i64, to: i64, all: &mut Vec<Event>) {
                     let draw = unit(mix(&[it.key, 91, device as u64, begin as u64]));
                     // One in fifty is billed too much.
                     let hours = exact(seconds as f64 / HOUR as f64 * if draw > 0.98 { 1.25 } else { 1.0 });
-                    let code = &fleet.world.node_of(it).code;
-                    all.push(
-                        entry("registry_billed", told, code, "", &format!("simulate-bill-{begin}"))
-                            .with("identifier", identifier(fleet, host, device, begin))
-                            .with("project", project)
-                            .with("period_starts", time(begin))
-                            .with("period_ends", time(begin + week))
-                            .with("accelerator_hours", hours),
-                    );
+                    let identifier = identifier(fleet, host, device, begin);
+                    all.push(Bill { node: it.node, identifier, project, from: begin, hours, told });
                 }
             }
         }
-        begin += week;
+        begin += WEEK;
     }
+    all
+}
+
+fn billed(fleet: &Fleet, from: i64, to: i64, all: &mut Vec<Event>) {
+    all.extend(bills(fleet, from, to).into_iter().map(|bill| {
+        let import = format!("simulate-bill-{}", bill.from);
+        entry("registry_billed", bill.told, &fleet.world.nodes[bill.node].code, "", &import)
+            .with("identifier", bill.identifier)
+            .with("project", bill.project)
+            .with("period_starts", time(bill.from))
+            .with("period_ends", time(bill.from + WEEK))
+            .with("accelerator_hours", bill.hours)
+    }));
 }

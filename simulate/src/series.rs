@@ -128,7 +128,8 @@ impl Cell {
     }
 }
 
-fn wave(at: i64, shift: u8) -> i8 {
+/// The wave at a second.
+pub(crate) fn wave(at: i64, shift: u8) -> i8 {
     #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a remainder of 60")]
     WAVE[(at + i64::from(shift)).rem_euclid(60) as usize]
 }

@@ -1,12 +1,13 @@
 //! What schedulers, jobs and drivers tell: allocations, progress, faults, demand.
 //!
 //! Allocations are told as the agent's endpoint writes them: a row when one begins and one when it ends, and every hour
-//! anew while it is held. Ranks tell of their steps; one that is slow makes the others wait, which is how it is found.
+//! anew while it is held. An agent that was away says when it is back what is held, and what has ended meanwhile. Ranks
+//! tell of their steps; one that is slow makes the others wait, which is how it is found.
 
 use crate::Fleet;
 use crate::chance::{exact, mix, unit};
 use crate::events::{Event, Value, time};
-use crate::failures::{Ailment, Standing};
+use crate::failures::{Ailment, HostLife};
 use crate::jobs::{Job, Use, Work};
 use crate::programs::{GIVEN, program, start_ticks};
 use crate::world::{HOUR, MINUTE};
@@ -19,7 +20,8 @@ pub fn told(fleet: &Fleet, host: usize, from: i64, to: i64) -> Vec<Event> {
     let mut all = Vec::new();
     for device in 0..fleet.world.hosts[host].devices.len() {
         let uses = &fleet.schedule.uses[host][device];
-        let first = uses.partition_point(|u| u.to < from);
+        // What ended before may be told only now.
+        let first = uses.partition_point(|u| fleet.lives[host].heard(u.to).is_some_and(|at| at < from));
         for a_use in uses[first..].iter().take_while(|u| u.from < to) {
             allocation(fleet, host, device, a_use, from, to, &mut all);
         }
@@ -105,27 +107,21 @@ fn allocation(fleet: &Fleet, host: usize, device: usize, a_use: &Use, from: i64,
             .with("memory_bytes", GIVEN.1 * here);
         all.push(if is_over { event.with("ended", time(a_use.to)) } else { event });
     };
-    let is_in = |at: i64| from <= at && at < to;
-    if is_in(a_use.from) {
-        tell(a_use.from, false);
+    let life = &fleet.lives[host];
+    for at in held_at(life, a_use, from, to) {
+        tell(at, false);
     }
-    let mut hour = (a_use.from.max(from - 1).div_euclid(HOUR) + 1) * HOUR;
-    while hour < a_use.to.min(to) {
-        tell(hour, false);
-        hour += HOUR;
+    if let Some(heard) = ended.and_then(|at| life.heard(at)).filter(|at| from <= *at && *at < to) {
+        tell(heard, true);
     }
-    // An agent that was away says when it is back what has ended meanwhile.
-    if let Some(ended) = ended {
-        let life = &fleet.lives[host];
-        let place = life.stretches.partition_point(|s| s.to <= ended);
-        let heard = match life.stretches.get(place) {
-            Some(stretch) if stretch.standing != Standing::Up => stretch.to,
-            _ => ended,
-        };
-        if is_in(heard) {
-            tell(heard, true);
-        }
-    }
+}
+
+/// When in `[from, to)` an agent, if it speaks, tells that a device is held: at the begin, every hour, and when it is back.
+fn held_at(life: &HostLife, a_use: &Use, from: i64, to: i64) -> impl Iterator<Item = i64> {
+    let (began, to) = (a_use.from, to.min(a_use.to));
+    let hours = (began.max(from - 1).div_euclid(HOUR) + 1..=(to - 1).div_euclid(HOUR)).map(|hour| hour * HOUR);
+    let back = life.stretches.iter().map(|s| s.from).filter(move |at| began < *at && at % HOUR != 0);
+    [began].into_iter().chain(hours).chain(back).filter(move |at| from <= *at && *at < to)
 }
 
 fn progress(fleet: &Fleet, host: usize, device: usize, a_use: &Use, from: i64, to: i64, all: &mut Vec<Event>) {

@@ -7,8 +7,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use nodescope_model::catalogue::{Catalogue, Kind};
-use nodescope_simulate::Fleet;
+use nodescope_simulate::events::Value;
+use nodescope_simulate::failures::Standing;
+use nodescope_simulate::told::allocation_name;
 use nodescope_simulate::world::{DAY, HOUR, Options};
+use nodescope_simulate::{Detail, Fleet};
 
 const NOW: i64 = 1_790_000_000 / HOUR * HOUR;
 
@@ -158,4 +161,56 @@ fn what_is_allocated_is_busier_than_what_is_not() {
         }
     }
     assert!(held.0 / held.1 > 0.3 && free.0 == 0.0, "{held:?} {free:?}");
+}
+
+#[test]
+fn an_agent_that_was_away_says_what_is_held_and_what_has_ended() {
+    let fleet = Fleet::new(Options { failures: 20.0, ..Options::around(7, 60, 4, NOW, 10) });
+    let start = fleet.world.options.start;
+    let (mut held, mut ended) = (0, 0);
+    for (host, life) in fleet.lives.iter().enumerate() {
+        // Time in seconds, device, allocation, state.
+        let told = |from: i64, to: i64| -> Vec<(i64, String, String, String)> {
+            let rows = fleet.events(host, from, to, Detail::Quarters).into_iter().filter(|e| e.table == "allocation");
+            rows.map(|e| {
+                let text = |column: &str| match e.value(column) {
+                    Some(Value::Text(text)) => text.to_string(),
+                    other => panic!("{column}: {other:?}"),
+                };
+                (e.ts / 1_000_000, text("device"), text("allocation"), text("state"))
+            })
+            .collect()
+        };
+        let mut rows = told(start, NOW);
+        rows.sort();
+        let mut parts: Vec<_> = (start..NOW).step_by(1_000).flat_map(|at| told(at, (at + 1_000).min(NOW))).collect();
+        parts.sort();
+        assert_eq!(rows, parts, "whoever asks, and in whatever pieces");
+        let many = rows.len();
+        rows.dedup();
+        assert_eq!(rows.len(), many, "each row once");
+        let mut gone: Option<i64> = None;
+        for stretch in life.stretches.iter().filter(|s| s.from < NOW) {
+            if stretch.standing != Standing::Up {
+                gone.get_or_insert(stretch.from);
+                continue;
+            }
+            let (Some(gone), back) = (gone.take(), stretch.from) else { continue };
+            for (device, uses) in fleet.world.hosts[host].devices.iter().zip(&fleet.schedule.uses[host]) {
+                for its in uses {
+                    let name = allocation_name(&fleet.schedule.jobs[its.job]);
+                    let says = |state: &str| rows.contains(&(back, device.id.clone(), name.clone(), state.to_owned()));
+                    if its.from < back && back < its.to {
+                        assert!(says("held"), "{}: {name} is held at {back}", device.id);
+                        held += 1;
+                    }
+                    if (gone..back).contains(&its.to) {
+                        assert!(says("ended"), "{}: {name} has ended before {back}", device.id);
+                        ended += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(held > 10 && ended > 10, "{held} held, {ended} ended: this test has seen too little");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nodescope_model::catalogue::Catalogue;
 use nodescope_simulate::history::{self, HistoryOptions};
+use nodescope_simulate::kept::Kept;
 use nodescope_simulate::world::{DAY, HOUR, Options};
 use nodescope_simulate::{Fleet, SimulateError};
 use nodescope_store::sealed::SealedTable;
@@ -17,6 +18,7 @@ async fn history_is_sealed_in_order_and_once() {
     let fleet = Fleet::new(Options { horizon: NOW + DAY, failures: 10.0, ..Options::around(9, 8, 2, NOW, 2) });
     let objects: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
     let store = Store::new(objects, Arc::new(Catalogue::built_in()), "test");
+    assert_eq!(Kept::read(&store).await.unwrap(), None);
     let options = HistoryOptions { raw: 120, ..HistoryOptions::until(NOW) };
     let mut reports = 0;
     let done = history::write(&fleet, &store, &options, |_| reports += 1).await.unwrap();
@@ -43,6 +45,9 @@ async fn history_is_sealed_in_order_and_once() {
     let wanted = 8 * ((NOW / HOUR * HOUR - fleet.world.options.start) / HOUR) as u64;
     assert_eq!(hours.files().iter().map(|f| f.facts.num_records).sum::<u64>(), wanted);
 
+    let kept = Kept::read(&store).await.unwrap().unwrap();
+    assert_eq!((kept.options, kept.until, kept.raw), (fleet.world.options.clone(), NOW, 120));
+    assert!(!kept.has_overlays);
     let again = history::write(&fleet, &store, &options, |_| {}).await;
     assert!(matches!(again, Err(SimulateError::There(_))), "{again:?}");
 }

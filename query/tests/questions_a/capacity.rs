@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use crate::region::{Card, Host, MODELS, Region};
+use crate::region::{Card, Host, MODELS, Region, Resource};
 use crate::store::{Row, assert_same, row};
 
 fn cards(region: &Region) -> impl Iterator<Item = (&Host, &Card)> {
@@ -52,7 +52,8 @@ async fn capacity_is_the_sum_by_hand_of_every_vendor() {
         let region = Region::random(seed);
         let mut sums: BTreeMap<(&str, &str), Sums> = BTreeMap::new();
         for (host, card) in cards(&region).filter(|(_, card)| card.is_registered()) {
-            let Some((_, model)) = Region::known_model(card) else { continue };
+            let model = Region::known_model(card).map(|(_, model)| model).or_else(|| region.only_model(host.node));
+            let Some(model) = model else { continue };
             let sum = sums.entry((host.node, model)).or_default();
             let in_service = region.is_in_service(host, card);
             sum.reporting += i64::from(card.is_fresh());
@@ -151,4 +152,32 @@ async fn what_is_stranded_has_one_cause_each() {
     }
     let all = ["bad_nic", "cordoned", "fragment", "maintenance", "no_memory", "unhealthy", "unreachable"];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "the regions have every cause");
+}
+
+#[tokio::test]
+async fn what_has_been_in_repair_for_days_is_not_in_service() {
+    let mut region = Region::random(100);
+    region.resources.clear();
+    region.nodes_worked_on.clear();
+    let mut host = region.hosts.swap_remove(0);
+    host.status = Some("repair");
+    host.agent_age_seconds = None;
+    let card = host.cards.swap_remove(0);
+    host.cards = vec![Card { age_seconds: None, in_hours: false, status: Some("in_service"), ..card }];
+    let (node, precision, sparsity, basis) = (host.node, "fp16", "dense", "nominal");
+    region.hosts = vec![host];
+    let resource =
+        |model: usize| Resource { node, model, precision, sparsity, basis, devices: 9, flops: 1e14, is_now: true };
+    for (models, in_service) in [(1, 8), (2, 9)] {
+        // Where there are two models, nobody knows which it was.
+        region.resources = (0..models).map(resource).collect();
+        let got = region.rows().open().await.ask("SELECT * FROM capacity_now").await;
+        let expected: Vec<Row> = (0..models)
+            .map(|model| {
+                row(json!({"node": node, "model": MODELS[model].1, "total_devices": 9,
+                    "in_service_devices": in_service, "unknown_devices": 9, "available_devices": 0}))
+            })
+            .collect();
+        assert_same(&format!("{models} models"), &["node", "model"], &got, &expected);
+    }
 }

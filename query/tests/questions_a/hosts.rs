@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::links::percentile;
+use crate::numbers::percentile;
 use crate::region::{Host, MODELS, NODES, Region};
 use crate::store::{DAY, Row, assert_same, assert_within, row, time};
 

@@ -9,6 +9,8 @@ mod capacity;
 mod hosts;
 mod hours;
 mod links;
+#[path = "../support/numbers.rs"]
+mod numbers;
 mod region;
 #[path = "../questions_b/store.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use all of it")]

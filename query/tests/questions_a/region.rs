@@ -24,7 +24,7 @@ pub struct Holder {
 
 impl Holder {
     pub fn holds(&self) -> bool {
-        self.held && self.told_minutes_ago <= 61
+        self.held && self.told_minutes_ago <= 62
     }
 }
 
@@ -133,7 +133,7 @@ impl Region {
                             source,
                             by: ["uuid", "pci", "index", "file"].choose(r).expect("one"),
                             held: r.random_bool(0.7),
-                            told_minutes_ago: *[1, 30, 59, 70].choose(r).expect("one"),
+                            told_minutes_ago: *[1, 30, 59, 61, 70].choose(r).expect("one"),
                         });
                     }
                 }
@@ -246,6 +246,13 @@ impl Region {
         } else {
             "free"
         })
+    }
+
+    /// The model of a node that has registered one alone.
+    pub fn only_model(&self, node: &str) -> Option<&'static str> {
+        let mut models = self.resources.iter().filter(|r| r.is_now && r.node == node).map(|r| MODELS[r.model].1);
+        let first = models.next()?;
+        models.all(|model| model == first).then_some(first)
     }
 
     /// Vendor and model as they are known of a card.

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::fleet::{Card, Fleet, Span};
+use crate::numbers::{Line, student};
 use crate::store::{DAY, HOUR, MINUTE, Row, Rows, START, assert_same, assert_within, row, time};
 
 fn held(fleet: &Fleet) -> BTreeMap<Card, BTreeSet<i64>> {
@@ -78,56 +79,6 @@ async fn demand_beside_what_was_free() {
     assert!(Rows::default().open().await.ask("SELECT * FROM demand_gap").await.is_empty());
 }
 
-/// Student's t for 95 %, by degrees of freedom from 3.
-const STUDENT: [f64; 10] =
-    [3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139, 2.200985, 2.178813];
-
-struct Line {
-    n: f64,
-    x: f64,
-    y: f64,
-    sxx: f64,
-    slope: f64,
-    /// Standard deviation of what is beside the line.
-    beside: f64,
-    r2: Option<f64>,
-}
-
-fn line(points: &[(f64, f64)]) -> Line {
-    let n = points.len() as f64;
-    let (x, y) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
-    let sxx: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
-    let syy: f64 = points.iter().map(|p| (p.1 - y).powi(2)).sum();
-    let slope = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>() / sxx;
-    let rest: f64 = points.iter().map(|p| (p.1 - y - slope * (p.0 - x)).powi(2)).sum();
-    let beside = (rest / (n - 2.0)).sqrt();
-    Line { n, x, y, sxx, slope, beside, r2: (syy > 1e-12).then(|| 1.0 - rest / syy) }
-}
-
-impl Line {
-    /// An edge of the band: so many deviations above the line.
-    fn edge(&self, at: f64, deviations: f64) -> f64 {
-        let wide = self.beside * (1.0 / self.n + (at - self.x).powi(2) / self.sxx).sqrt();
-        self.y + self.slope * (at - self.x) + deviations * wide
-    }
-
-    /// First time after now at which an edge is at 1, within a thousand years.
-    fn reaches(&self, deviations: f64) -> Option<f64> {
-        if self.edge(0.0, deviations) >= 1.0 {
-            return Some(0.0);
-        }
-        let (mut low, mut high) = (0.0, 52_000.0);
-        if self.edge(high, deviations) < 1.0 {
-            return None;
-        }
-        for _ in 0..200 {
-            let middle = (low + high) / 2.0;
-            if self.edge(middle, deviations) >= 1.0 { high = middle } else { low = middle }
-        }
-        Some(high)
-    }
-}
-
 fn number(row: &Row, name: &str) -> Option<f64> {
     row[name].as_f64()
 }
@@ -184,7 +135,7 @@ async fn weeks_until_a_pool_is_full() {
         for ((node, vendor, model), shares) in &pools {
             let points: Vec<(f64, f64)> =
                 shares.iter().map(|(day, (seen, held))| (((day - days) as f64 + 0.5) / 7.0, held / seen)).collect();
-            let line = line(&points);
+            let line = Line::through(&points);
             let has_line = points.len() > 1;
             let last = shares.values().last().expect("a day");
             let now = has_line.then(|| line.edge(0.0, 0.0));
@@ -218,10 +169,10 @@ async fn weeks_until_a_pool_is_full() {
             if points.len() < 5 {
                 assert!(row["weeks_low"].is_null() && row["weeks_high"].is_null(), "{row:?}");
             } else if line.beside > 1e-9 {
-                let student = STUDENT[points.len() - 5];
+                let student = student(line.n - 2.0);
                 // The later edge counts where the band rises for sure.
                 let (low, high) = (line.reaches(student), line.reaches(-student));
-                let is_sure = line.slope > student * line.beside / line.sxx.sqrt();
+                let is_sure = line.rises(student);
                 assert!(
                     near(number(row, "weeks_high"), high.filter(|_| is_sure), 0.02),
                     "seed {seed}: {high:?} {row:?}"

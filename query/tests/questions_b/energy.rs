@@ -209,13 +209,12 @@ async fn the_same_work_on_several_vendors() {
         let mut used: BTreeMap<(Option<String>, String), Used> = BTreeMap::new();
         let mut held: BTreeMap<(crate::fleet::Card, Option<String>), BTreeSet<i64>> = BTreeMap::new();
         for span in &fleet.spans {
-            let minutes = span.minutes().into_iter().filter(|minute| (from..to).contains(minute));
-            held.entry((span.card.clone(), fleet.project_of(span))).or_default().extend(minutes);
+            held.entry((span.card.clone(), fleet.project_of(span))).or_default().extend(span.minutes());
         }
         for ((card, project), minutes) in &held {
             for hour in fleet.hours.iter().filter(|hour| hour.card == *card) {
                 let first = hour.ts / MINUTE;
-                let overlap = minutes.range(first..first + 60).count() as f64 / 60.0;
+                let overlap = minutes.range(first.max(from)..(first + 60).min(to)).count() as f64 / 60.0;
                 if overlap == 0.0 {
                     continue;
                 }
@@ -242,7 +241,8 @@ async fn the_same_work_on_several_vendors() {
             let at = chrono::DateTime::parse_from_rfc3339(failure["at"].as_str().unwrap()).unwrap().timestamp_micros();
             for ((card, project), minutes) in &held {
                 let is_here = failure["host"] == card.1.as_str() && failure["device"] == card.2.as_str();
-                if is_here && minutes.contains(&(at / MINUTE)) {
+                // What ends a holding is its own, and not that of who comes next.
+                if is_here && minutes.contains(&(at / MINUTE - 1)) {
                     let vendor = failure["vendor"].as_str().unwrap().to_owned();
                     if let Some(used) = used.get_mut(&(project.clone(), vendor)) {
                         used.failures += 1;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use crate::fleet::{Card, Event, Fleet};
+use crate::numbers::interval;
 use crate::store::{DAY, HOUR, MINUTE, Row, Rows, START, assert_same, row, time};
 
 /// Codes of the traces that are no failures of a card: programs' mistakes, and a row that is to be replaced.
@@ -79,30 +80,6 @@ fn counted(fleet: &Fleet) -> Vec<Counted> {
         counted.push(Counted { event: event.clone(), card, line, is_first_of_code, is_first });
     }
     counted
-}
-
-/// The mean at which `count` or fewer events have this probability: by halving.
-fn mean_where(count: u64, probability: f64) -> f64 {
-    let at_most = |mean: f64| {
-        let mut term = (-mean).exp();
-        let mut sum = term;
-        for k in 1..=count {
-            term *= mean / k as f64;
-            sum += term;
-        }
-        sum
-    };
-    let (mut low, mut high) = (0.0, 10.0 * (count as f64 + 5.0));
-    for _ in 0..200 {
-        let middle = (low + high) / 2.0;
-        if at_most(middle) > probability { low = middle } else { high = middle }
-    }
-    low
-}
-
-/// The exact interval of 95 % for a count of Poisson's.
-fn interval(count: u64) -> (f64, f64) {
-    (if count == 0 { 0.0 } else { mean_where(count - 1, 0.975) }, mean_where(count, 0.025))
 }
 
 fn expected(fleet: &Fleet) -> Vec<Row> {

@@ -11,6 +11,9 @@ mod failures;
 mod fleet;
 mod inventory;
 mod metering;
+#[path = "../support/numbers.rs"]
+mod numbers;
 mod risk;
+#[allow(dead_code, reason = "shared with other tests, which use all of it")]
 mod store;
 mod stragglers;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
-use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float64Type};
+use datafusion::dataframe::DataFrame;
 use nodescope_model::catalogue::Catalogue;
 use nodescope_query::engine::{Engine, Spill};
 use nodescope_query::limits::Limits;
@@ -71,27 +72,44 @@ impl Rows {
 pub struct Asked(Arc<Engine>);
 
 impl Asked {
+    /// The engine over a store that is filled.
+    pub fn over(engine: Engine) -> Self {
+        Self(Arc::new(engine))
+    }
+
     pub async fn ask(&self, sql: &str) -> Vec<Row> {
+        rows_of(sql, &self.batches(sql, None).await)
+    }
+
+    /// What it answers; where a moment is given, in microseconds, that is now.
+    pub async fn batches(&self, sql: &str, now: Option<i64>) -> Vec<RecordBatch> {
         let settings = Arc::new(SessionSettings::new("ada", Duration::from_secs(60)));
-        let context = self.0.session_context(&settings).expect("a context");
-        let frame = context.sql(sql).await.unwrap_or_else(|e| panic!("{sql}\n{e}"));
-        let batches = frame.collect().await.unwrap_or_else(|e| panic!("{sql}\n{e}"));
-        for batch in &batches {
-            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-                if field.data_type() == &DataType::Float64 {
-                    let values = column.as_primitive::<Float64Type>();
-                    assert!(values.iter().flatten().all(f64::is_finite), "{sql}: {} is no number", field.name());
-                }
+        let mut state = self.0.session_context(&settings).expect("a context").state();
+        if let Some(now) = now {
+            let now = DateTime::from_timestamp_micros(now).expect("a time");
+            state.execution_props_mut().query_execution_start_time = Some(now);
+        }
+        let plan = state.create_logical_plan(sql).await.unwrap_or_else(|e| panic!("{sql}\n{e}"));
+        DataFrame::new(state, plan).collect().await.unwrap_or_else(|e| panic!("{sql}\n{e}"))
+    }
+}
+
+/// An answer as rows; every number in it is one.
+pub fn rows_of(sql: &str, batches: &[RecordBatch]) -> Vec<Row> {
+    for batch in batches {
+        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            if field.data_type() == &DataType::Float64 {
+                let values = column.as_primitive::<Float64Type>();
+                assert!(values.iter().flatten().all(f64::is_finite), "{sql}: {} is no number", field.name());
             }
         }
-        let mut writer = arrow_json::WriterBuilder::new()
-            .with_explicit_nulls(true)
-            .build::<_, arrow_json::writer::JsonArray>(vec![]);
-        writer.write_batches(&batches.iter().collect::<Vec<_>>()).expect("JSON");
-        writer.finish().expect("JSON");
-        let text = writer.into_inner();
-        if text.is_empty() { Vec::new() } else { serde_json::from_slice(&text).expect("JSON") }
     }
+    let mut writer =
+        arrow_json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow_json::writer::JsonArray>(vec![]);
+    writer.write_batches(&batches.iter().collect::<Vec<_>>()).expect("JSON");
+    writer.finish().expect("JSON");
+    let text = writer.into_inner();
+    if text.is_empty() { Vec::new() } else { serde_json::from_slice(&text).expect("JSON") }
 }
 
 /// A time in any of its forms as its microseconds; anything else as it is.
@@ -105,15 +123,18 @@ fn plain(value: &Value) -> Value {
 }
 
 fn is_same(got: &Value, expected: &Value, tolerance: f64) -> bool {
+    if got.is_i64() && expected.is_i64() {
+        return got == expected;
+    }
     match (got.as_f64(), expected.as_f64()) {
         (Some(got), Some(expected)) => (got - expected).abs() <= tolerance * got.abs().max(expected.abs()).max(1e-3),
         _ => got == expected,
     }
 }
 
-/// Whether an answer is what the oracle says, in the columns that the oracle has. Rows are matched by `key`, in
-/// whatever order; floats may differ by `tolerance` of themselves.
-pub fn assert_within(what: &str, key: &[&str], got: &[Row], expected: &[Row], tolerance: f64) {
+/// Where an answer is not what the oracle says, in the columns that the oracle has. Rows are matched by `key`, in whatever
+/// order; floats may differ by `tolerance` of themselves, whole numbers by nothing.
+pub fn differences(what: &str, key: &[&str], got: &[Row], expected: &[Row], tolerance: f64) -> Vec<String> {
     let sorted = |rows: &[Row]| -> Vec<(String, Row)> {
         let mut rows: Vec<(String, Row)> = rows
             .iter()
@@ -131,16 +152,31 @@ pub fn assert_within(what: &str, key: &[&str], got: &[Row], expected: &[Row], to
     };
     let (got, expected) = (sorted(got), sorted(expected));
     let names = |rows: &[(String, Row)]| rows.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&got), names(&expected), "{what}: other rows");
+    let (found, wanted) = (names(&got), names(&expected));
+    if found != wanted {
+        let only = |some: &[String], others: &[String]| -> Vec<String> {
+            some.iter().filter(|name| others.binary_search(name).is_err()).take(10).cloned().collect()
+        };
+        let (more, less) = (only(&found, &wanted), only(&wanted, &found));
+        let (many, due) = (found.len(), wanted.len());
+        return vec![format!("{what}: {many} rows, not {due}; beside them {more:?}, and without {less:?}")];
+    }
+    let mut wrong = Vec::new();
     for ((name, got), (_, expected)) in got.iter().zip(&expected) {
         for (column, value) in expected {
             let found = got.get(column).unwrap_or_else(|| panic!("{what}: no column {column}"));
-            assert!(
-                is_same(found, value, tolerance),
-                "{what}: {name}: {column} is {found}, not {value}\n{got:?}\n{expected:?}"
-            );
+            if !is_same(found, value, tolerance) {
+                wrong.push(format!("{what}: {name}: {column} is {found}, not {value}\n{got:?}\n{expected:?}"));
+            }
         }
     }
+    wrong
+}
+
+/// Fails where [`differences`] finds any.
+pub fn assert_within(what: &str, key: &[&str], got: &[Row], expected: &[Row], tolerance: f64) {
+    let wrong = differences(what, key, got, expected, tolerance);
+    assert!(wrong.is_empty(), "{}", wrong[..wrong.len().min(5)].join("\n"));
 }
 
 /// [`assert_within`] a billionth.
