@@ -116,7 +116,7 @@ fn has_a_card_in_repair(plan: &mut Planner<'_>) -> Option<()> {
 }
 
 fn is_installed_anew(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.from_then_on(20 * MINUTE)?;
+    let spot = plan.till_the_end(20 * MINUTE)?;
     plan.trick(spot, Trick::NewMachine);
     Some(())
 }

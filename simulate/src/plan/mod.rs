@@ -190,7 +190,7 @@ impl Planner<'_> {
     }
 
     /// The same, and then until the end.
-    fn from_then_on(&mut self, seconds: i64) -> Option<Spot> {
+    fn till_the_end(&mut self, seconds: i64) -> Option<Spot> {
         let end = self.options.to;
         let spot = self.spot(seconds, |this, spot| this.is_calm(spot.host, spot.from, end))?;
         self.take(spot.host, spot.from, end);

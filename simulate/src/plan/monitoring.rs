@@ -123,7 +123,7 @@ fn pulls_it_away(plan: &mut Planner<'_>) -> Option<()> {
 /// By less at a time than anybody looks for; and it stays so.
 fn sets_it_bit_by_bit(plan: &mut Planner<'_>) -> Option<()> {
     let seconds = 20 * MINUTE;
-    let spot = plan.from_then_on(seconds)?;
+    let spot = plan.till_the_end(seconds)?;
     for step in 0..20 {
         let from = spot.from + step * MINUTE;
         let to = if step == 19 { spot.to } else { from + MINUTE };
@@ -135,7 +135,7 @@ fn sets_it_bit_by_bit(plan: &mut Planner<'_>) -> Option<()> {
 }
 
 fn changes_settings(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.from_then_on(25 * MINUTE)?;
+    let spot = plan.till_the_end(25 * MINUTE)?;
     plan.trick(spot, Trick::Configuration("00c0ffee00c0ffee"));
     plan.label(D20, spot, None);
     Some(())
@@ -309,7 +309,7 @@ fn is_told_to_do_without(plan: &mut Planner<'_>) -> Option<()> {
 
 /// Stepped by what keeps it, as after a leap.
 fn corrects_its_clock(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.from_then_on(15 * MINUTE)?;
+    let spot = plan.till_the_end(15 * MINUTE)?;
     plan.trick(spot, Trick::Clock(1.25));
     Some(())
 }
@@ -339,7 +339,7 @@ fn has_a_ticket(plan: &mut Planner<'_>) -> Option<()> {
 
 /// One host tries what is to be rolled out, by ticket.
 fn rewrites_its_own_settings(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.from_then_on(25 * MINUTE)?;
+    let spot = plan.till_the_end(25 * MINUTE)?;
     plan.trick(spot, Trick::Configuration("31b4c9d2e8f0a766"));
     plan.writes(spot.host, spot.from, "/etc/nodescope/nodescope.toml", "changed", 651);
     plan.approve_on(spot.host, "config", "agent", "31b4c9d2e8f0a766");

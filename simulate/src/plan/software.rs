@@ -178,7 +178,7 @@ fn rolls_out_a_unit(plan: &mut Planner<'_>) -> Option<()> {
 }
 
 fn board(plan: &mut Planner<'_>, version: &'static str) -> Option<()> {
-    let spot = plan.from_then_on(25 * MINUTE)?;
+    let spot = plan.till_the_end(25 * MINUTE)?;
     plan.trick(spot, Trick::Bios(version));
     plan.label(D18, spot, None);
     Some(())
@@ -209,7 +209,7 @@ fn has_a_card_with_other_firmware(plan: &mut Planner<'_>) -> Option<()> {
 }
 
 fn tries_an_approved_board(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.from_then_on(25 * MINUTE)?;
+    let spot = plan.till_the_end(25 * MINUTE)?;
     PRODUCTS.iter().for_each(|product| plan.approve("firmware", product, "4.22.01"));
     plan.trick(spot, Trick::Bios("4.22.01"));
     Some(())
