@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodescope_model::catalogue::Catalogue;
 use nodescope_service::kafka::KafkaSettings;
 use nodescope_service::settings::parse_duration;
 use nodescope_service::stop;
@@ -64,7 +63,7 @@ pub(crate) struct SimulateArgs {
     /// Of that, raw rows of the last so long.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
     raw: Duration,
-    /// Store for the history: a folder, or s3://bucket/prefix. That of the configuration without it.
+    /// Store for the history and the registry: a folder, or s3://bucket/prefix. That of the configuration without it.
     #[arg(long, value_name = "URL")]
     store: Option<Location>,
     /// End of the history, seconds since 1970; now without it. The same end gives the same rows.
@@ -116,9 +115,9 @@ pub(crate) fn main(args: &SimulateArgs) -> Result<(), String> {
             write_labels(file, &fleet.attacks.labels)?;
         }
         let mut from = now - seconds(args.replay);
+        let location = args.store.as_ref().unwrap_or(&common.store);
+        let store = location.open(common.catalogue.clone()).map_err(|e| chain(&e))?;
         if args.history.is_some() {
-            let location = args.store.as_ref().unwrap_or(&common.store);
-            let store = location.open(common.catalogue.clone()).map_err(|e| chain(&e))?;
             let minutes = DAY.max(raw + 2 * HOUR);
             let history = HistoryOptions { raw, minutes, ..HistoryOptions::until(from.min(now)) };
             from = history.now;
@@ -135,7 +134,7 @@ pub(crate) fn main(args: &SimulateArgs) -> Result<(), String> {
         });
         say(&format!("{} hosts send to {}; Ctrl-C stops them", fleet.world.hosts.len(), kafka.brokers));
         let pace = Pace { from, until: i64::MAX, speed: args.speed, run: run_number() };
-        let sent = live::send(&fleet, &common.catalogue, &kafka, &pace, &stop).await.map_err(|e| chain(&e))?;
+        let sent = live::send(&fleet, &store, &kafka, &pace, &stop).await.map_err(|e| chain(&e))?;
         say(&format!("{} records with {} rows were sent", sent.records, sent.rows));
         Ok(())
     })
@@ -288,13 +287,13 @@ impl Kept {
 pub(crate) async fn play(
     fleet: &Arc<Fleet>,
     from: i64,
-    catalogue: &Arc<Catalogue>,
+    store: &Store,
     kafka: &KafkaSettings,
     stop: &CancellationToken,
 ) -> Result<(), SimulateError> {
     // What was missed while the past was written is made up for soon.
     let pace = Pace { from, until: i64::MAX, speed: 30, run: run_number() };
-    live::send(fleet, catalogue, kafka, &pace, stop).await.map(|_| ())
+    live::send(fleet, store, kafka, &pace, stop).await.map(|_| ())
 }
 
 fn write_labels(file: &Path, labels: &[Attack]) -> Result<(), String> {

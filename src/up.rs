@@ -171,10 +171,13 @@ async fn run(
     }
     let mut doors = tokio::spawn(server.serve(stop_doors.clone()));
     let (stop_collector, stop_agent) = (CancellationToken::new(), CancellationToken::new());
-    let mut collector =
-        tokio::spawn(nodescope_collector::run(settings.collector, store, health.clone(), stop_collector.clone()));
+    let mut collector = tokio::spawn(nodescope_collector::run(
+        settings.collector,
+        store.clone(),
+        health.clone(),
+        stop_collector.clone(),
+    ));
     let kafka = settings.agent.kafka.clone();
-    let catalogue = settings.common.catalogue.clone();
     let mut agent = tokio::spawn(nodescope_agent::run(
         settings.agent,
         nodescope_agent::Reload::never(),
@@ -191,7 +194,7 @@ async fn run(
         let stop = stop_agent.clone();
         async move {
             match fleet {
-                Some((fleet, from)) => crate::simulate::play(&fleet, from, &catalogue, &kafka, &stop).await,
+                Some((fleet, from)) => crate::simulate::play(&fleet, from, &store, &kafka, &stop).await,
                 // Nobody is simulated, and that goes on until it is stopped.
                 None => {
                     stop.cancelled().await;

@@ -74,6 +74,10 @@ impl MessageDecoder {
             reason: "table",
             detail: format!("there is no table `{}` in this collector's catalogue", shorten(&envelope.table)),
         })?;
+        if table.own {
+            let detail = format!("`{}` is written by Nodescope's own programs, and never taken from Kafka", table.name);
+            return Err(Refusal { reason: "table", detail });
+        }
         let value = raw
             .value
             .filter(|v| !v.is_empty())
@@ -155,6 +159,10 @@ mod tests {
             |headers: &[(&'static str, String)], value: Option<&[u8]>| decode(headers, value).unwrap_err().reason;
         assert_eq!(reason(&headers("memory")[1..], Some(&value())), "headers");
         assert_eq!(reason(&headers("nosuch"), Some(&value())), "table");
+        // What is approved, who is registered and which incidents there are is not for agents to say.
+        for own in ["registry_approved", "alert", "schedule_run", "cpu_1m", "quarantine"] {
+            assert_eq!(reason(&headers(own), Some(&value())), "table", "{own}");
+        }
         assert_eq!(reason(&headers("memory"), None), "bytes");
         assert_eq!(reason(&headers("memory"), Some(b"")), "bytes");
         assert_eq!(reason(&headers("memory"), Some(b"hello")), "bytes");

@@ -225,6 +225,9 @@ pub struct Table {
     /// Whether the rows of a `ts` may be written again, all of them, with a higher `revision`. Queries show the newest
     /// revision of each `ts` only.
     pub revised: bool,
+    /// Whether our own programs alone write it: the schedule, the registry, the collector. Records from Kafka that name
+    /// it are set aside, for whoever may send could approve himself or end an incident otherwise.
+    pub own: bool,
     /// What it was made from; `None` for tables of a file.
     pub derived: Option<Derived>,
     /// Whether it is one of ours, or a site's.

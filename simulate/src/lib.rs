@@ -68,6 +68,9 @@ pub enum SimulateError {
     /// The store refused them.
     #[error("the store did not take the history; begin again with an empty one")]
     Store(#[from] nodescope_store::StoreError),
+    /// The store refused what the registry says.
+    #[error("the store did not take what the registry says")]
+    Registry(#[source] nodescope_store::StoreError),
     /// Kafka's client could not be made.
     #[error("Kafka cannot be reached")]
     Kafka(#[from] rdkafka::error::KafkaError),

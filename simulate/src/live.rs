@@ -1,5 +1,6 @@
 //! Live rows, through Kafka, as the fleet's agents would send them.
 //!
+//! What the registry says goes into the store, as its own program writes it, for a collector takes none of it from Kafka.
 //! Each simulated host has an agent with an id of its own, which numbers its records densely and begins a new boot when
 //! its host does. A record is one table's rows, keyed by host, as in [`nodescope_model::record`]; a collector cannot
 //! tell it from a real one. What some agents send late waits here for as long as they lag.
@@ -11,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use futures::StreamExt;
 use futures::channel::oneshot::Canceled;
 use futures::stream::FuturesUnordered;
@@ -18,6 +20,8 @@ use nodescope_model::catalogue::{Catalogue, Table};
 use nodescope_model::identity::RecordId;
 use nodescope_model::record::{Encoder, Envelope};
 use nodescope_service::kafka::KafkaSettings;
+use nodescope_store::journal::{Journal, REGISTRY};
+use nodescope_store::{Store, StoreError};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -32,7 +36,7 @@ use crate::{Detail, Fleet, SERIES, SimulateError, agents, events};
 /// Records on their way at the most.
 const IN_FLIGHT: usize = 4_096;
 
-/// Name of the agent that tells what schedulers and the registry say.
+/// Name of the agent that tells what schedulers say.
 const PLATFORM: &str = "simulate-platform";
 
 /// How time goes.
@@ -64,6 +68,15 @@ struct Ready {
     table: Arc<Table>,
     value: Vec<u8>,
     rows: u64,
+}
+
+/// What one stretch of time brings.
+#[derive(Default)]
+struct Made {
+    /// For Kafka.
+    records: Vec<(Ready, RecordId)>,
+    /// For the registry.
+    entries: Vec<(Arc<Table>, Vec<RecordBatch>)>,
 }
 
 /// A host's series, kept where they are in time.
@@ -116,7 +129,7 @@ impl Player {
     }
 
     /// The records of `[from, to)`: those that are made then and not late, and those that are due.
-    fn records(&mut self, from: i64, to: i64) -> Result<Vec<(Ready, RecordId)>, SimulateError> {
+    fn records(&mut self, from: i64, to: i64) -> Result<Made, SimulateError> {
         let mut all = Vec::new();
         for host in 0..self.hosts.len() {
             let made = self.host_records(host, from, to)?;
@@ -129,18 +142,22 @@ impl Player {
                 all.push(ready);
             }
         }
-        let mut numbered: Vec<(Ready, RecordId)> = all.into_iter().map(|ready| self.number(ready, from)).collect();
+        let records = all.into_iter().map(|ready| self.number(ready, from)).collect();
+        let mut made = Made { records, entries: Vec::new() };
         let told = self.fleet.node_events(from, to);
         for (table, batch) in events::batches(&self.catalogue, &told)? {
-            if let Some(table) = self.catalogue.get(table).cloned() {
-                let rows = batch.num_rows() as u64;
-                let value = self.encoder.encode(&batch).map_err(|source| SimulateError::rows(&table.name, source))?;
-                let id = RecordId { agent: PLATFORM.to_owned(), boot: self.run, seq: self.platform_seq };
-                self.platform_seq += 1;
-                numbered.push((Ready { host: usize::MAX, key: String::new(), table, value, rows }, id));
+            let Some(table) = self.catalogue.get(table).cloned() else { continue };
+            if table.own {
+                made.entries.push((table, vec![batch]));
+                continue;
             }
+            let rows = batch.num_rows() as u64;
+            let value = self.encoder.encode(&batch).map_err(|source| SimulateError::rows(&table.name, source))?;
+            let id = RecordId { agent: PLATFORM.to_owned(), boot: self.run, seq: self.platform_seq };
+            self.platform_seq += 1;
+            made.records.push((Ready { host: usize::MAX, key: String::new(), table, value, rows }, id));
         }
-        Ok(numbered)
+        Ok(made)
     }
 
     /// The record's name: a new boot begins when the host has been started since.
@@ -197,10 +214,10 @@ impl Player {
 /// delivered before it returns.
 ///
 /// # Errors
-/// When Kafka refuses records for good.
+/// When Kafka refuses records for good, or the store what the registry says.
 pub async fn send(
     fleet: &Arc<Fleet>,
-    catalogue: &Arc<Catalogue>,
+    store: &Store,
     kafka: &KafkaSettings,
     pace: &Pace,
     stop: &CancellationToken,
@@ -213,7 +230,7 @@ pub async fn send(
     config.set("message.timeout.ms", "0").set("queue.buffering.max.messages", "20000");
     let producer: FutureProducer = config.create()?;
     let mut player = {
-        let (fleet, catalogue, run) = (fleet.clone(), catalogue.clone(), pace.run);
+        let (fleet, catalogue, run) = (fleet.clone(), store.catalogue().clone(), pace.run);
         tokio::task::spawn_blocking(move || Player::new(&fleet, &catalogue, run))
             .await
             .map_err(|e| SimulateError::Died(e.to_string()))?
@@ -243,7 +260,9 @@ pub async fn send(
         .await
         .map_err(|e| SimulateError::Died(e.to_string()))?;
         player = made.0;
-        for (ready, id) in made.1? {
+        let made = made.1?;
+        register(store, made.entries).await.map_err(SimulateError::Registry)?;
+        for (ready, id) in made.records {
             while flying.len() >= IN_FLIGHT {
                 delivered(flying.next().await)?;
             }
@@ -257,6 +276,20 @@ pub async fn send(
         delivered(flying.next().await)?;
     }
     Ok(sent)
+}
+
+/// Writes what the registry says. Somebody else may import meanwhile; neither minds what the other wrote.
+async fn register(store: &Store, entries: Vec<(Arc<Table>, Vec<RecordBatch>)>) -> Result<(), StoreError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut journal = Journal::open(store, REGISTRY).await?;
+    loop {
+        match journal.append(entries.clone()).await {
+            Err(StoreError::AlreadyWritten { .. }) => journal.catch_up().await?,
+            done => return done,
+        }
+    }
 }
 
 /// Seconds since 1970.

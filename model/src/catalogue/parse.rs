@@ -63,6 +63,8 @@ struct File {
     rollup_expects: BTreeMap<String, String>,
     #[serde(default)]
     revised: bool,
+    #[serde(default)]
+    own: bool,
     #[serde(flatten)]
     unknown: BTreeMap<String, toml::Value>,
 }
@@ -179,6 +181,7 @@ pub(super) fn table(file: &str, text: &str, built_in: bool, errors: &mut Catalog
         rollup: parsed.rollup.unwrap_or(true),
         rollup_expects: parsed.rollup_expects,
         revised: parsed.revised,
+        own: parsed.own,
         derived: None,
         built_in,
         schema,

@@ -145,6 +145,7 @@ pub(super) fn derive(table: &Table, grain: Grain) -> Result<Table, String> {
         rollup: false,
         rollup_expects: Default::default(),
         revised: true,
+        own: true,
         derived: Some(Derived { from: table.name.clone(), grain }),
         built_in: table.built_in,
         name,
