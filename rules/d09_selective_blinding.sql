@@ -22,8 +22,7 @@ summary = "{host}: {probe} {what}, while its agent reports"
 techniques = ["T1562.001", "T1685"]
 guard = "Rows that the agent has declared lost, or that still wait in its spool; accelerators while their driver is loaded anew or stalls; intervals that the agent stretches for all probes because of its budget; the same probe gone on 20 % of the hosts of a class (three at least); maintenance. Numbers of records are not kept beside rows, so holes are found by counting: what the agent says it took, and what is there, by every table that has minutes and by those that tell of security."
 */
--- Reads: agent, 10 min and ten minutes an hour before; minutes of all tables that have them, and the others that are
--- counted, 10 min; accelerator_event, 20 min; loss, 70 min; host, 10 min.
+-- Reads: agent, 10 min and ten minutes an hour before; minutes of all tables that have them, and the others that are counted, 10 min; accelerator_event, 20 min; loss, 70 min; host, 10 min.
 WITH quiet AS (
   SELECT node, host FROM maintenance
   WHERE coalesce(device, '') = ''

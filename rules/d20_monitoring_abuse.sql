@@ -22,8 +22,7 @@ summary = "{what} {name} {value}"
 techniques = ["T1078", "T1565.001", "T1562.001", "T1685"]
 guard = "A ticket: an approved entry of kind config, by the name of the import, the rule, the file or the agent's settings. The same settings on 20 % of a class of hosts, or of the rules (three at least), are a rollout or an upgrade. Maintenance, for settings alone: an entry of maintenance cannot excuse itself. Rules that stand still all together are a schedule that does. Who asked what is not recorded yet: bulk export and questions across tenants are not seen here, what changes the monitoring is: settings on the hosts of the monitoring (retention, users) among it, where an agent watches them."
 */
--- Reads: registry_maintenance and registry_approved, 1 h; schedule_run, 25 h of rules that alert; agent (row `all`), 1 h
--- and 10 min before; config_change and host, 1 h.
+-- Reads: registry_maintenance and registry_approved, 1 h; schedule_run, 25 h of rules that alert; agent (row `all`), 1 h and 10 min before; config_change and host, 1 h.
 WITH quiet AS (
   SELECT node, host FROM maintenance
   WHERE coalesce(device, '') = ''
