@@ -21,6 +21,7 @@ mod compat;
 pub mod definition;
 pub mod engine;
 pub mod functions;
+mod hot;
 pub mod limits;
 pub mod metrics;
 pub mod own;

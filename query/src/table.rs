@@ -6,7 +6,6 @@
 //! segments are read one after the other as the query asks for more, so a large backlog of hot rows costs time, not
 //! memory.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,35 +14,28 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::stats::Precision;
-use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue, Statistics};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExecBuilder;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, collect};
-use futures::{StreamExt, TryStreamExt};
+use datafusion::physical_plan::{ExecutionPlan, collect};
 use nodescope_model::catalogue::{ColumnType, REVISION, Table};
 use nodescope_store::cut::{Cut, HotPart, Reader};
 use nodescope_store::sealed::SealedFile;
 
+use crate::hot::{self, HotExec};
 use crate::revisions;
 
 /// Under this URL the store's objects are known to DataFusion.
 pub(crate) const STORE_URL: &str = "nodescope://store/";
-
-/// Segments read ahead of the query.
-const READ_AHEAD: usize = 4;
 
 /// Bytes of a Parquet file's end that are read at once: the footer of a file of ours fits.
 const FOOTER_HINT: usize = 64 * 1024;
@@ -77,10 +69,7 @@ impl CutTable {
         let groups = state.config().target_partitions().clamp(1, files.len().max(1));
         let mut grouped: Vec<Vec<PartitionedFile>> = vec![Vec::new(); groups];
         for (at, file) in files.iter().enumerate() {
-            let statistics = Statistics {
-                num_rows: usize::try_from(file.facts.num_records).map_or(Precision::Absent, Precision::Exact),
-                ..Statistics::new_unknown(self.table.schema())
-            };
+            let statistics = hot::about(file.facts.num_records, self.table.schema());
             let meta = object_store::ObjectMeta {
                 location: file.path.clone(),
                 // A file is never overwritten, so its name alone tells whether what is cached of it is still right.
@@ -103,8 +92,10 @@ impl CutTable {
             .with_table_parquet_options(options)
             .with_metadata_size_hint(FOOTER_HINT)
             .with_parquet_file_reader_factory(Arc::new(readers));
-        let mut config =
-            FileScanConfigBuilder::new(url, Arc::new(source)).with_projection_indices(projection.cloned())?;
+        let rows = files.iter().map(|file| file.facts.num_records).sum();
+        let mut config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_statistics(hot::about(rows, self.table.schema()))
+            .with_projection_indices(projection.cloned())?;
         for group in grouped {
             config = config.with_file_group(FileGroup::new(group));
         }
@@ -124,7 +115,8 @@ impl CutTable {
             inputs.push(self.files(state, files, projection)?);
         }
         if !hot.is_empty() {
-            inputs.push(self.hot(state, hot, projection)?);
+            let streams = state.config().target_partitions();
+            inputs.push(Arc::new(HotExec::new(&self.table, &self.reader, hot, streams, projection)?));
         }
         if inputs.is_empty() {
             let schema = datafusion::common::project_schema(self.table.schema(), projection)?;
@@ -163,28 +155,6 @@ impl CutTable {
             revisions::add(&mut newest, &rows)?;
         }
         Ok(newest)
-    }
-
-    fn hot(
-        &self,
-        state: &dyn Session,
-        hot: Vec<HotPart>,
-        projection: Option<&Vec<usize>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let streams = state.config().target_partitions().clamp(1, hot.len().max(1));
-        let mut parts: Vec<Vec<HotPart>> = vec![Vec::new(); streams];
-        for (at, part) in hot.into_iter().enumerate() {
-            parts[at % streams].push(part);
-        }
-        let parts = parts
-            .into_iter()
-            .map(|parts| {
-                let (table, reader) = (Arc::clone(&self.table), Arc::clone(&self.reader));
-                Arc::new(HotStream { table, reader, parts }) as Arc<dyn PartitionStream>
-            })
-            .collect();
-        let schema = Arc::clone(self.table.schema());
-        Ok(Arc::new(StreamingTableExec::try_new(schema, parts, projection, [], false, None)?))
     }
 }
 
@@ -314,35 +284,4 @@ fn wanted(state: &dyn Session, table: &Table, filters: &[Expr], spans: &Spans<'_
     let schema = DFSchema::try_from(Arc::clone(table.schema()))?;
     let filter = state.create_physical_expr(filter, &schema)?;
     PruningPredicateBuilder::new().with_file_schema(Arc::clone(table.schema())).try_build(filter)?.prune(spans)
-}
-
-/// Segments, read one after the other.
-struct HotStream {
-    table: Arc<Table>,
-    reader: Arc<Reader>,
-    parts: Vec<HotPart>,
-}
-
-impl fmt::Debug for HotStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HotStream").field("table", &self.table.name).field("segments", &self.parts.len()).finish()
-    }
-}
-
-impl PartitionStream for HotStream {
-    fn schema(&self) -> &SchemaRef {
-        self.table.schema()
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (table, reader) = (Arc::clone(&self.table), Arc::clone(&self.reader));
-        let batches = futures::stream::iter(self.parts.clone())
-            .map(move |part| {
-                let (table, reader) = (Arc::clone(&table), Arc::clone(&reader));
-                async move { reader.read(&table, &part).await }
-            })
-            .buffered(READ_AHEAD)
-            .map_err(|e| DataFusionError::External(Box::new(e)));
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.table.schema()), batches))
-    }
 }

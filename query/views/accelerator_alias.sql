@@ -9,10 +9,11 @@ alias = "A name."
 device = "The accelerator, as in `accelerator.device`; for a partition the whole card."
 */
 WITH named AS (
-  SELECT node, host, device, parent, pci_bdf, device_file, "index"
+  SELECT node, host, device, last(parent, ts) AS parent, last(pci_bdf, ts) AS pci_bdf,
+    last(device_file, ts) AS device_file, last("index", ts) AS "index"
   FROM accelerator
   WHERE ts >= fresh_since()
-  GROUP BY node, host, device, parent, pci_bdf, device_file, "index"
+  GROUP BY node, host, device
 ),
 alias AS (
   SELECT node, host, device AS alias, coalesce(parent, device) AS device FROM named

@@ -2,6 +2,9 @@
 title = "Allocations from begin to end"
 question = "Who held which accelerator, from when to when? One row for each host, accelerator and allocation of a source, folded from the rows of `allocation`, and as fresh as they are: what is held is told anew every hour."
 
+[parameters]
+since = { type = "timestamp", optional = true, help = "What nobody told of from then on is left out; nothing is if it is left out. `first_seen` is then of the rows since." }
+
 [columns]
 node = "Node of the host."
 host = "Host of the accelerator."
@@ -45,7 +48,7 @@ WITH span AS (
     min(ts) AS first_seen,
     max(ts) AS last_seen
   FROM allocation
-  WHERE state <> 'refused'
+  WHERE state <> 'refused' AND ($since IS NULL OR ts >= $since)
   GROUP BY node, host, source, allocation, device
 )
 SELECT s.node, s.host, s.source, s.allocation, coalesce(a.device, s.named) AS device, s.named,

@@ -30,7 +30,7 @@ held AS (
     SUM(CAST(LEAST(s.ended, h.ts + INTERVAL '1 hour') AS BIGINT) - CAST(GREATEST(s.began, h.ts) AS BIGINT)) / 3.6e9
       AS held
   FROM hour h
-  JOIN held_span s ON s.node = h.node AND s.host = h.host AND s.device = h.device
+  JOIN held_span(COALESCE($from, now() - INTERVAL '1 day')) s ON s.node = h.node AND s.host = h.host AND s.device = h.device
     AND s.began < h.ts + INTERVAL '1 hour' AND s.ended > h.ts
   GROUP BY h.node, h.host, h.device, h.ts
 ),

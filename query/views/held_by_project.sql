@@ -12,15 +12,7 @@ spans = "Rows of `allocation_span` that it is made of: the evidence."
 unknown_begins = "Of them, those whose begin nobody told."
 unknown_ends = "Of them, those whose end nobody told, though they hold no longer."
 */
-WITH told AS (
-  SELECT s.node, s.host, COALESCE(a.device, s.device) AS device, s.project, s.job, s.began, s.ended, s.first_seen,
-    s.last_seen
-  FROM allocation_span s
-  -- Some sources name an accelerator by its address or its number.
-  LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
-  WHERE s.device <> 'none'
-),
-span AS (
+WITH span AS (
   SELECT node, host, device,
     COALESCE(project, CASE WHEN job IS NOT NULL THEN MAX(project) OVER (PARTITION BY node, host, device, job) END)
       AS project,
@@ -32,7 +24,9 @@ span AS (
     END AS ended,
     CASE WHEN began IS NULL THEN 1 ELSE 0 END AS unknown_begin,
     CASE WHEN ended IS NULL AND last_seen < now() - INTERVAL '61 minutes' THEN 1 ELSE 0 END AS unknown_end
-  FROM told
+  -- Of all time: whose a job is may have been told by another source, long ago.
+  FROM allocation_span
+  WHERE device <> 'none'
 ),
 reach AS (
   SELECT *, MAX(ended) OVER (

@@ -1,6 +1,8 @@
 /*
 title = "Times in which accelerators were held"
 question = "When was an accelerator held, by whomever? Times that touch or overlap are one, whoever told them: several sources may tell of one job, and several jobs may share a card. A holder whose end nobody told holds until its newest row; one of the last 61 minutes is taken to hold still, because what is held is told anew every hour. As fresh as `allocation`."
+[parameters]
+since = { type = "timestamp", optional = true, help = "Begin of the time looked at: what ended before it is left out, and of what began before it the begin may be. All if it is left out." }
 [columns]
 node = "Node."
 host = "Host."
@@ -10,18 +12,17 @@ ended = "When it was free again; now while it is held."
 is_open = "Whether it is held still."
 */
 WITH span AS (
-  SELECT s.node, s.host, COALESCE(a.device, s.device) AS device,
-    COALESCE(s.began, s.first_seen) AS began,
+  SELECT node, host, device,
+    COALESCE(began, first_seen) AS began,
     CASE
-      WHEN s.ended IS NOT NULL THEN s.ended
-      WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now()
-      ELSE s.last_seen
+      WHEN ended IS NOT NULL THEN ended
+      WHEN last_seen >= now() - INTERVAL '61 minutes' THEN now()
+      ELSE last_seen
     END AS ended,
-    s.ended IS NULL AND s.last_seen >= now() - INTERVAL '61 minutes' AS is_open
-  FROM allocation_span s
-  -- Some sources name an accelerator by its address or its number.
-  LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
-  WHERE s.device <> 'none'
+    ended IS NULL AND last_seen >= now() - INTERVAL '61 minutes' AS is_open
+  -- What was held then has been told of in the hour before, or was seen first since.
+  FROM allocation_span($since - INTERVAL '61 minutes')
+  WHERE device <> 'none'
 ),
 reach AS (
   SELECT *, MAX(ended) OVER (

@@ -35,7 +35,10 @@ used AS (
   GROUP BY node
 ),
 held AS (
-  SELECT node, max(ended) AS last_held FROM held_span GROUP BY node
+  SELECT node, max(coalesce(ended, ts)) AS last_held
+  FROM allocation
+  WHERE state <> 'refused' AND device <> 'none'
+  GROUP BY node
 ),
 card AS (
   SELECT node, count(*) AS registered, count(*) FILTER (WHERE state = 'free') AS free

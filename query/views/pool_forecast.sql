@@ -30,7 +30,7 @@ held AS (
     SUM(CAST(LEAST(s.ended, seen.day + INTERVAL '1 day') AS BIGINT) - CAST(GREATEST(s.began, seen.day) AS BIGINT))
       / 3.6e9 AS hours
   FROM seen
-  JOIN held_span s ON s.node = seen.node AND s.host = seen.host AND s.device = seen.device
+  JOIN held_span(date_bin(INTERVAL '1 day', COALESCE($from, now() - INTERVAL '28 days'))) s ON s.node = seen.node AND s.host = seen.host AND s.device = seen.device
     AND s.began < seen.day + INTERVAL '1 day' AND s.ended > seen.day
   GROUP BY seen.node, seen.host, seen.device, seen.day
 ),

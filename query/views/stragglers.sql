@@ -55,12 +55,11 @@ by_progress AS (
   JOIN job j ON j.node = t.node AND j.job = t.job
 ),
 holding AS (
-  SELECT DISTINCT s.node, s.host, COALESCE(a.device, s.device) AS device, s.job,
+  SELECT DISTINCT s.node, s.host, s.device, s.job,
     COALESCE(s.began, s.first_seen) AS began,
     COALESCE(s.ended, CASE WHEN s.last_seen >= now() - INTERVAL '61 minutes' THEN now() ELSE s.last_seen END) AS ended
-  FROM allocation_span s
+  FROM allocation_span(COALESCE($from, now() - INTERVAL '1 hour') - INTERVAL '61 minutes') s
   LEFT JOIN job j ON j.node = s.node AND j.job = s.job
-  LEFT JOIN accelerator_alias a ON a.node = s.node AND a.host = s.host AND a.alias = s.device
   WHERE s.job IS NOT NULL AND s.device <> 'none' AND j.job IS NULL
 ),
 -- Whole minutes within the allocation only: of others nobody knows whose work it was.

@@ -43,33 +43,39 @@ known AS (
   JOIN registered r ON r.node = h.node AND r.host = h.host AND r.device = h.device
     AND r.valid_from <= h.ts AND (r.valid_to IS NULL OR h.ts < r.valid_to)
 ),
-held AS (
-  SELECT k.ts, k.node, k.host, k.device,
-    sum(date_part('epoch', least(s.ended, k.ts + INTERVAL '1 hour')) - date_part('epoch', greatest(s.began, k.ts)))
+used AS (
+  SELECT ts, node,
+    count(*) AS known,
+    sum(busy * busy_count) / nullif(sum(busy_count) FILTER (WHERE busy IS NOT NULL), 0) AS busy,
+    sum(core * core_count) / nullif(sum(core_count) FILTER (WHERE core IS NOT NULL), 0) AS core
+  FROM known
+  GROUP BY ts, node
+),
+-- The times of one device do not overlap, so that each part of an hour can be added up by itself.
+part AS (
+  SELECT k.ts, k.node, k.busy,
+    (CAST(least(s.ended, k.ts + INTERVAL '1 hour') AS BIGINT) - CAST(greatest(s.began, k.ts) AS BIGINT)) / 1e6
       AS seconds
   FROM known k
-  JOIN held_span s ON s.node = k.node AND s.host = k.host AND s.device = k.device
+  JOIN held_span(coalesce($from, now() - INTERVAL '7 days')) s
+    ON s.node = k.node AND s.host = k.host AND s.device = k.device
     AND s.began < k.ts + INTERVAL '1 hour' AND s.ended > k.ts
-  GROUP BY k.ts, k.node, k.host, k.device
 ),
-used AS (
-  SELECT k.ts, k.node,
-    count(*) AS known,
-    sum(coalesce(h.seconds, 0.0)) / (3600.0 * count(*)) AS allocated,
-    sum(k.busy * k.busy_count) / nullif(sum(k.busy_count) FILTER (WHERE k.busy IS NOT NULL), 0) AS busy,
-    sum(k.busy * h.seconds) / nullif(sum(h.seconds) FILTER (WHERE k.busy IS NOT NULL), 0.0) AS busy_when_allocated,
-    sum(k.core * k.core_count) / nullif(sum(k.core_count) FILTER (WHERE k.core IS NOT NULL), 0) AS core
-  FROM known k
-  LEFT JOIN held h ON h.ts = k.ts AND h.node = k.node AND h.host = k.host AND h.device = k.device
-  GROUP BY k.ts, k.node
+held AS (
+  SELECT ts, node,
+    sum(seconds) AS seconds,
+    sum(busy * seconds) / nullif(sum(seconds) FILTER (WHERE busy IS NOT NULL), 0.0) AS busy
+  FROM part
+  GROUP BY ts, node
 )
 SELECT g.ts, g.node,
   g.registered AS registered_accelerators,
   coalesce(u.known, 0) AS known_accelerators,
   1.0 - CAST(coalesce(u.known, 0) AS DOUBLE PRECISION) / g.registered AS unknown_ratio,
-  u.allocated AS allocated_ratio,
+  CASE WHEN u.known > 0 THEN coalesce(h.seconds, 0.0) / (3600.0 * u.known) END AS allocated_ratio,
   u.busy AS busy_ratio,
-  u.busy_when_allocated AS busy_when_allocated_ratio,
+  h.busy AS busy_when_allocated_ratio,
   u.core AS core_active_ratio
 FROM grid g
 LEFT JOIN used u ON u.ts = g.ts AND u.node = g.node
+LEFT JOIN held h ON h.ts = g.ts AND h.node = g.node

@@ -4,8 +4,9 @@
 //! is written as sealed files, in one commit after the other, under the watermark of a partition of its own
 //! ([`PARTITION`]): so a second history in the same store is refused, and readers see files like all others.
 //!
-//! The work is cut by table and hosts into pieces that make one file each. Pieces are independent (every value follows
-//! from the seed), so they are made on all cores; what waits to be written is bounded by their number. Columns that a
+//! The work is cut by table, time and hosts into pieces that make one file each, of the times that compaction leaves:
+//! whoever asks for a day then reads no other. Pieces are independent (every value follows from the seed), so they are
+//! made on all cores; what waits to be written is bounded by their number. Columns that a
 //! fleet never fills are left out of the files, and are NULL to whoever reads them.
 
 use std::ops::Range;
@@ -77,14 +78,23 @@ impl Progress {
     }
 }
 
-/// One file's worth of work. Hosts are counted in the store's order.
+/// One file's worth of work.
 #[derive(Debug, Clone)]
-enum Piece {
-    Raw(&'static str, Range<usize>),
-    Rolled(&'static str, Grain, Range<usize>),
-    Available(Grain, Range<usize>),
-    Told(Range<usize>),
-    Nodes(i64, i64),
+struct Piece {
+    what: What,
+    /// Hosts, counted in the store's order.
+    hosts: Range<usize>,
+    /// Seconds since 1970.
+    time: Range<i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Raw(&'static str),
+    Rolled(&'static str, Grain),
+    Available(Grain),
+    Told,
+    OfNodes,
 }
 
 /// A file that is made and not yet put.
@@ -186,27 +196,36 @@ impl Writer {
 /// The work, table by table, so that few tables are open with files that wait.
 fn pieces(fleet: &Fleet, catalogue: &Catalogue, options: &HistoryOptions) -> Vec<Piece> {
     let hosts = fleet.world.hosts.len();
+    let (start, now) = (fleet.world.options.start, options.now);
     let mut all = vec![];
-    let mut cut = |per_host: i64, make: &dyn Fn(Range<usize>) -> Piece| {
-        let many = usize::try_from((FILE_ROWS / per_host.max(1)).max(1)).unwrap_or(1);
-        all.extend((0..hosts).step_by(many).map(|from| make(from..(from + many).min(hosts))));
+    // Files of `slice` seconds and some of the hosts, or of all hosts and some slices.
+    let mut cut = |what: What, time: Range<i64>, slice: i64, rows_of_host: i64| {
+        let many = (FILE_ROWS / rows_of_host.max(1)).max(1);
+        let slices = (many / hosts as i64).max(1);
+        let many = usize::try_from(many).map_or(hosts, |many| many.min(hosts));
+        let mut from = time.start;
+        while from < time.end {
+            let to = ((from.div_euclid(slice) + slices) * slice).min(time.end);
+            let pieces = (0..hosts).step_by(many).map(|at| at..(at + many).min(hosts));
+            all.extend(pieces.map(|hosts| Piece { what, hosts, time: from..to }));
+            from = to;
+        }
     };
-    let life = options.now - fleet.world.options.start;
+    let (raw, minutes) = (now - options.raw..now, now - options.minutes..now);
+    let hours = start..now.div_euclid(HOUR) * HOUR;
     for table in SERIES {
         let many = entities(fleet, table);
-        cut(options.raw / catalogue_interval(catalogue, table) * many, &|hosts| Piece::Raw(table, hosts));
+        cut(What::Raw(table), raw.clone(), MINUTE, MINUTE / catalogue_interval(catalogue, table) * many);
         if catalogue.get(table).is_some_and(|t| t.moves()) {
-            cut(options.minutes / MINUTE * many, &|hosts| Piece::Rolled(table, Grain::Minute, hosts));
-            cut(life / HOUR * many, &|hosts| Piece::Rolled(table, Grain::Hour, hosts));
+            cut(What::Rolled(table, Grain::Minute), minutes.clone(), HOUR, HOUR / MINUTE * many);
+            cut(What::Rolled(table, Grain::Hour), hours.clone(), DAY, DAY / HOUR * many);
         }
     }
-    cut(options.minutes / MINUTE, &|hosts| Piece::Available(Grain::Minute, hosts));
-    cut(life / HOUR, &|hosts| Piece::Available(Grain::Hour, hosts));
-    cut(life / HOUR * entities(fleet, "accelerator"), &Piece::Told);
-    let start = fleet.world.options.start;
-    all.extend(
-        (start..options.now).step_by(7 * DAY as usize).map(|at| Piece::Nodes(at, (at + 7 * DAY).min(options.now))),
-    );
+    cut(What::Available(Grain::Minute), minutes, HOUR, HOUR / MINUTE);
+    cut(What::Available(Grain::Hour), hours, DAY, DAY / HOUR);
+    cut(What::Told, start..now, DAY, DAY / HOUR * entities(fleet, "accelerator"));
+    let weeks = (start..now).step_by(7 * DAY as usize).map(|from| from..(from + 7 * DAY).min(now));
+    all.extend(weeks.map(|time| Piece { what: What::OfNodes, hosts: 0..0, time }));
     all
 }
 
@@ -229,35 +248,29 @@ fn make(
     options: &HistoryOptions,
     piece: Piece,
 ) -> Result<Vec<Made>, SimulateError> {
-    let hosts = |range: Range<usize>| order[range].iter().copied();
-    let minutes = options.now - options.minutes;
-    match piece {
-        Piece::Raw(table, range) => raw(fleet, catalogue, table, hosts(range), options.now - options.raw, options.now),
-        Piece::Rolled(table, grain, range) => {
-            let (from, to) = match grain {
-                Grain::Minute => (minutes, options.now),
-                Grain::Hour => (fleet.world.options.start, options.now.div_euclid(HOUR) * HOUR),
-            };
-            rolled(fleet, catalogue, table, grain, hosts(range), from, to)
-        }
-        Piece::Available(grain, range) => {
-            let (from, to) = match grain {
-                Grain::Minute => (minutes, options.now),
-                Grain::Hour => (fleet.world.options.start, options.now.div_euclid(HOUR) * HOUR),
-            };
-            available(fleet, catalogue, grain, hosts(range), from, to)
-        }
-        Piece::Told(range) => {
-            let (start, day, raw) = (fleet.world.options.start, options.now - DAY, options.now - options.raw);
+    let Piece { what, hosts, time: Range { start: from, end: to } } = piece;
+    let hosts = order[hosts].iter().copied();
+    match what {
+        What::Raw(table) => raw(fleet, catalogue, table, hosts, from, to),
+        What::Rolled(table, grain) => rolled(fleet, catalogue, table, grain, hosts, from, to),
+        What::Available(grain) => available(fleet, catalogue, grain, hosts, from, to),
+        What::Told => {
+            let raw = options.now - options.raw;
+            let day = raw.min(options.now - DAY);
             let mut all = Vec::new();
-            for host in hosts(range) {
-                all.extend(fleet.events(host, start, day, Detail::Quarters));
-                all.extend(fleet.events(host, day.max(start), raw, Detail::Hours));
-                all.extend(fleet.events(host, raw, options.now, Detail::Minutes));
+            for host in hosts {
+                for (since, until, detail) in
+                    [(from, day, Detail::Quarters), (day, raw, Detail::Hours), (raw, to, Detail::Minutes)]
+                {
+                    let (since, until) = (since.max(from), until.min(to));
+                    if since < until {
+                        all.extend(fleet.events(host, since, until, detail));
+                    }
+                }
             }
             told(catalogue, &all)
         }
-        Piece::Nodes(from, to) => told(catalogue, &fleet.node_events(from, to)),
+        What::OfNodes => told(catalogue, &fleet.node_events(from, to)),
     }
 }
 

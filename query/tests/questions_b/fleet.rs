@@ -284,6 +284,10 @@ impl Fleet {
             if span.last_seen > span.first_seen || span.ended.is_none() {
                 told(span.first_seen, "held", None);
             }
+            // What is held is told anew every hour.
+            for ts in (span.first_seen + HOUR..span.last_seen).step_by(HOUR as usize) {
+                told(ts, "held", None);
+            }
             if span.last_seen > span.first_seen || span.ended.is_some() {
                 let state = if span.ended.is_some() { "ended" } else { "held" };
                 told(span.last_seen, state, span.ended);
