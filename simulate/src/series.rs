@@ -348,10 +348,37 @@ pub struct Window {
     pub last: Vec<Datum<'static>>,
 }
 
+/// What a counter stands at. Whole numbers stay whole: a month of a busy link is more than a double tells apart.
+#[derive(Debug, Clone, Copy)]
+enum Total {
+    Whole(i64),
+    Real(f64),
+}
+
+impl Total {
+    #[allow(clippy::cast_precision_loss, reason = "what is shown of it is a double")]
+    fn shown(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Real(value) => value,
+        }
+    }
+
+    /// What was added since; all of it where the counter began anew.
+    #[allow(clippy::cast_precision_loss, reason = "what is added from row to row is little")]
+    fn since(self, before: Self) -> f64 {
+        match (before, self) {
+            (Self::Whole(before), Self::Whole(now)) => (if now >= before { now - before } else { now }) as f64,
+            _ if self.shown() >= before.shown() => self.shown() - before.shown(),
+            _ => self.shown(),
+        }
+    }
+}
+
 /// Rolls up a series, window after window.
 pub struct Roller {
     /// Value and time of the newest row of each counter, and the time of the newest row.
-    before: Vec<Option<(f64, i64)>>,
+    before: Vec<Option<(Total, i64)>>,
     /// So long before a minute begins a row is still looked for, seconds.
     reach: i64,
 }
@@ -398,11 +425,11 @@ impl Roller {
                 add_gauge(into, base as f64, swing as f64, shift, first, last, every);
             }
             Cell::Sum { start, rate } => {
-                let value = |at: i64| start + rate * (at - from) as f64;
+                let value = |at: i64| Total::Real(start + rate * (at - from) as f64);
                 self.add_counter(into, place, (first, value(first)), (last, value(last)), every);
             }
             Cell::Count { start, rate } => {
-                let value = |at: i64| (start + rate * (at - from) / 1000) as f64;
+                let value = |at: i64| Total::Whole(start + rate * (at - from) / 1000);
                 self.add_counter(into, place, (first, value(first)), (last, value(last)), every);
             }
             Cell::Rising { start, rate } => {
@@ -423,16 +450,14 @@ impl Roller {
         }
     }
 
-    fn add_counter(&mut self, into: &mut Rolled, place: usize, first: (i64, f64), last: (i64, f64), every: i64) {
+    fn add_counter(&mut self, into: &mut Rolled, place: usize, first: (i64, Total), last: (i64, Total), every: i64) {
         let before = self.before[place].replace((last.1, last.0));
         let mut increase = match before {
-            Some((value, at)) if at >= first.0.div_euclid(60) * 60 - self.reach => {
-                Some(if first.1 >= value { first.1 - value } else { first.1 })
-            }
+            Some((value, at)) if at >= first.0.div_euclid(60) * 60 - self.reach => Some(first.1.since(value)),
             _ => None,
         };
         if last.0 > first.0 {
-            increase = Some(increase.unwrap_or(0.0) + (last.1 - first.1));
+            increase = Some(increase.unwrap_or(0.0) + last.1.since(first.1));
         }
         let count = (last.0 - first.0) / every + 1;
         *into = Rolled::Counter(match into {
@@ -442,9 +467,9 @@ impl Roller {
                     (Some(a), Some(b)) => Some(a + b),
                     (a, b) => a.or(b),
                 },
-                last: last.1,
+                last: last.1.shown(),
             },
-            Rolled::Gauge(_) | Rolled::Other => CounterSum { count, increase, last: last.1 },
+            Rolled::Gauge(_) | Rolled::Other => CounterSum { count, increase, last: last.1.shown() },
         });
     }
 }

@@ -56,6 +56,13 @@ fn chosen<T: FromStr<Err: Debug>>(name: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e:?}")))
 }
 
+/// Fails where something else was chosen than what the store has.
+fn agrees<T: FromStr<Err: Debug> + PartialEq + Debug>(name: &str, there: &T, same: impl Fn(&T) -> T) {
+    if let Some(chosen) = chosen::<T>(name) {
+        assert_eq!(same(&chosen), *there, "the store has a history of another fleet: {name}");
+    }
+}
+
 impl Choice {
     pub fn by_environment() -> Self {
         let usual = Self::default();
@@ -100,6 +107,13 @@ impl Region {
         let store = location.open(catalogue.clone()).expect("a store");
         let there = Kept::read(&store).await.expect("what the store remembers");
         let kept = there.clone().unwrap_or_else(|| choice.kept());
+        if let Some(Kept { options, until, .. }) = &there {
+            agrees("SEED", &options.seed, |seed| *seed);
+            agrees("HOSTS", &options.hosts, |hosts| *hosts);
+            agrees("ACCELERATORS", &options.accelerators, |devices| *devices);
+            agrees("FAILURES", &options.failures, |times| *times);
+            agrees("UNTIL", until, |until| until.div_euclid(MINUTE) * MINUTE);
+        }
         assert!(!kept.has_overlays, "what attacks lay over the region is not in its truth");
         let options = kept.options.clone();
         let fleet = tokio::task::spawn_blocking(move || Fleet::new(options)).await.expect("a fleet");
