@@ -142,6 +142,7 @@ impl Region {
     }
 
     /// The slowest questions, and how long most took.
+    #[allow(clippy::print_stdout, reason = "figures are for whoever runs it")]
     fn tell(&self) {
         let mut took = self.took.lock().expect("nobody panics with it");
         took.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
@@ -159,7 +160,7 @@ fn title(dashboard: &Dashboard, panel: &Panel) -> String {
 }
 
 /// So many of them, spread over all.
-fn spread(all: Vec<String>, wanted: usize) -> Vec<String> {
+fn spread(all: &[String], wanted: usize) -> Vec<String> {
     let (last, wanted) = (all.len().saturating_sub(1), wanted.min(all.len()));
     (0..wanted).map(|at| all[at * last / (wanted - 1).max(1)].clone()).collect()
 }
@@ -226,7 +227,7 @@ async fn every_panel_answers_for_a_region() {
         for (at, variable) in dashboard.variables.iter().enumerate() {
             let earlier = dashboard.variables[..at].iter();
             let before: Choice = earlier.map(|v| (v.name.clone(), choice[&v.name].clone())).collect();
-            for value in spread(region.values(&dashboard, at, &before).await, wanted) {
+            for value in spread(&region.values(&dashboard, at, &before).await, wanted) {
                 let mut given = before.clone();
                 given.insert(variable.name.clone(), vec![value.clone()]);
                 let choice = region.first_choice(&dashboard, &given).await;

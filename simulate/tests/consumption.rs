@@ -1,4 +1,5 @@
 //! What is used agrees, whoever tells of it: programs, their groups and the processors; machines and meters.
+#![allow(clippy::unwrap_used, reason = "tests fail by it")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
