@@ -374,7 +374,7 @@ mod tests {
         }
         let mut there: BTreeMap<(usize, String), u64> = BTreeMap::new();
         for host in 0..4 {
-            let rows = fleet.rows(&catalogue, host, from, to, |table| catalogue_interval(&catalogue, table));
+            let rows = fleet.rows(&catalogue, host, from, to, |table| fleet.interval(&catalogue, table));
             for (table, batch) in rows.unwrap_or_else(|e| panic!("{e}")) {
                 there.insert((host, table.to_owned()), batch.num_rows() as u64);
             }
