@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nodescope_simulate::failures::Standing;
+use nodescope_simulate::meters::{it_watts, pue};
 use nodescope_simulate::world::{DAY, HOUR};
 use serde_json::json;
 
@@ -66,23 +68,53 @@ fn spent(region: &Region, precision: &str) -> BTreeMap<(usize, &'static str, &'s
     models
 }
 
+/// Kilowatt-hours of a node's machines and of its whole site, by meters that were read all the time; `None` where they were
+/// not.
+fn metered(region: &Region, node: usize) -> Option<[f64; 2]> {
+    let fleet = &region.fleet;
+    let (reader, _) = region.hosts().find(|(_, host)| host.node == node)?;
+    let hours: Vec<i64> = region.hours(region.now - 7 * DAY).collect();
+    // From the row before the first hour to the last row.
+    let every = region.every("sensor");
+    let (from, to) = (hours[0] - every, hours[hours.len() - 1] + HOUR - every);
+    let is_read = (from..to).step_by(10).all(|at| fleet.lives[reader].standing(at) == Standing::Up);
+    let mut joules = [0.0; 2];
+    for hour in (from.div_euclid(HOUR) * HOUR..to).step_by(HOUR as usize) {
+        let seconds = (to.min(hour + HOUR) - from.max(hour)) as f64;
+        let watts = it_watts(fleet, node, hour);
+        joules[0] += watts * seconds;
+        joules[1] += (watts * pue(fleet, node, hour)).round() * seconds;
+    }
+    is_read.then(|| joules.map(|joules| joules / 3.6e6))
+}
+
 pub fn efficiency(region: &Region) -> Vec<Answer> {
     let of = |precision: &str, sql: String| {
         let models = spent(region, precision);
         let mut nodes: BTreeMap<usize, Spent> = BTreeMap::new();
         models.iter().for_each(|((node, ..), spent)| nodes.entry(*node).or_default().add(spent));
+        let metered: BTreeMap<usize, Option<[f64; 2]>> =
+            nodes.keys().map(|node| (*node, metered(region, *node))).collect();
+        assert!(metered.values().any(Option::is_some), "no node's meters were read all the time");
         let line = |node: usize, model: Option<(&str, &str)>, spent: &Spent| -> Row {
             let each = spent.known_joules.zip(spent.delivered.filter(|delivered| *delivered > 0.0));
-            row(json!({
+            let mut line = row(json!({
                 "node": region.fleet.world.nodes[node].code, "vendor": model.map(|m| m.0),
                 "model": model.map(|m| m.1), "precision": precision, "accelerator_hours": spent.hours,
                 "known_ratio": spent.known_hours / spent.hours,
                 "accelerator_kwh": spent.joules.map(|joules| joules / 3.6e6),
                 "delivered_pflop_hours": spent.delivered,
                 "kwh_per_pflop_hour": each.map(|(joules, delivered)| joules / 3.6e6 / delivered),
-                // Nothing measures buildings here.
-                "it_kwh": null, "facility_kwh": null, "pue": null, "facility_kwh_per_pflop_hour": null,
-            }))
+            }));
+            if let Some([it, facility]) = metered[&node] {
+                let is_whole = model.is_none() && spent.known_hours >= 0.99 * spent.hours;
+                let delivered = spent.delivered.filter(|delivered| is_whole && *delivered > 0.0);
+                line.extend(row(json!({
+                    "it_kwh": it, "facility_kwh": facility, "pue": facility / it,
+                    "facility_kwh_per_pflop_hour": delivered.map(|delivered| facility / delivered),
+                })));
+            }
+            line
         };
         let expected = models
             .iter()

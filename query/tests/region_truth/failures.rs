@@ -220,6 +220,7 @@ fn risk_of(region: &Region, host: usize, device: usize) -> Option<Row> {
     ];
     let known = points.iter().flatten().count();
     let score = (known > 0).then(|| points.iter().map(|points| points.unwrap_or(0.0)).sum::<f64>());
+    let action = waits.map(|waits| if waits { "gpu_reset" } else { "none" }).filter(|_| it.model.vendor == "nvidia");
     Some(row(json!({
         "node": region.node(host), "host": it.name, "device": it.devices[device].id, "vendor": it.model.vendor,
         "model": it.model.name, "score": score, "signs_known": known, "verdict_points": points[0],
@@ -229,7 +230,7 @@ fn risk_of(region: &Region, host: usize, device: usize) -> Option<Row> {
         "ecc_corrected_last_day": corrected.last_day, "ecc_corrected_day_before": corrected.day_before(),
         "replaced": replaced.all, "link_crc_errors": damaged.all, "link_crc_last_day": damaged.last_day,
         "link_crc_day_before": damaged.day_before(), "pcie_replays": replays.all, "remapped_rows_failed": failed,
-        "pending": waits, "health": health, "recovery_action": null, "last_hour": last_hour * 1_000_000,
+        "pending": waits, "health": health, "recovery_action": action, "last_hour": last_hour * 1_000_000,
     })))
 }
 

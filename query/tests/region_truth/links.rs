@@ -166,7 +166,13 @@ pub fn fabric(region: &Region) -> Answer {
                 let bytes = fleet.interface_bytes(host, is_storage, region.every("interface"), from, to);
                 wire = bytes.map(|bytes| bytes + wire.unwrap_or(0)).or(wire);
                 let nothing = bytes.map(|_| 0);
-                lines.push(line(named("interface", name), [bytes, None, None, nothing, nothing]));
+                let mut line = line(named("interface", name), [bytes, None, None, nothing, nothing]);
+                // The cards behind it tell of pauses, in a table of their own.
+                for name in ["pauses", "pfc_pauses"] {
+                    line.remove(name);
+                    line.remove(&format!("{name}_per_terabyte"));
+                }
+                lines.push(line);
             }
         }
         if is_there("rdma") {
