@@ -18,7 +18,7 @@ summary = "{host}: {what} {device}"
 techniques = ["T1200"]
 guard = "A day of grace; cards in repair (RMA); partitions of a registered card; hosts under repair. A registration that says which machine it is for must meet that machine."
 */
--- Reads: system_1h and accelerator_1h, a day of hours, a day back; accelerator_1m, 10 min; host, 10 min now and a day back.
+-- Reads: system_1h and accelerator_1h, a day of hours, a day back; accelerator_1m, 10 min; host, 10 min now, and a day of it a day back.
 WITH quiet AS (
   SELECT node, host FROM maintenance
   WHERE kind = 'repair' AND starts < $to AND ends > $to - $grace::interval
@@ -33,8 +33,8 @@ host_now AS (
   WHERE ts >= $to - INTERVAL '10 minutes' AND ts < $to GROUP BY node, host
 ),
 host_then AS (
-  SELECT node, host, max(machine_id) AS machine_id FROM host
-  WHERE ts >= $to - $grace::interval - INTERVAL '10 minutes' AND ts < $to - $grace::interval GROUP BY node, host
+  SELECT node, host, last(machine_id, ts) AS machine_id FROM host
+  WHERE ts >= $to - $grace::interval - INTERVAL '1 day' AND ts < $to - $grace::interval GROUP BY node, host
 ),
 known_host AS (
   SELECT DISTINCT node, host FROM system_1h

@@ -76,7 +76,6 @@ async fn judged(seed: u64, attacks: bool) -> (usize, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet: cargo test -p nodescope-query --test detections_replay -- --ignored"]
 async fn attacks_are_found_and_nothing_else() {
     let (attacked, bad) = judged(90_001, true).await;
     assert!(bad.is_empty(), "{}", bad.join("\n"));
@@ -84,7 +83,6 @@ async fn attacks_are_found_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet: cargo test -p nodescope-query --test detections_replay -- --ignored"]
 async fn benign_hours_have_no_incident() {
     let (attacked, bad) = judged(90_002, false).await;
     assert!(bad.is_empty(), "{}", bad.join("\n"));
