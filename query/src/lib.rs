@@ -8,7 +8,7 @@
 //! 3. [`session`] holds what a connection has set for itself, its time zone first of all.
 //! 4. [`engine`] plans and runs within [`limits`]; [`rewrite`] and [`functions`] teach it time and counters.
 //! 5. [`views`] answers what operators ask.
-//! 6. [`table`] is a table as of one moment: sealed files and hot segments as one, each row once.
+//! 6. [`table`] is a table as of one moment: sealed files and hot segments (`hot`) as one, each row once.
 //!
 //! What is asked again and again is a file ([`definition`]): a view, or a rule of the [`schedule`], which asks in the
 //! server's [`own`] name and puts what it finds back into the store. What somebody must know of it is told by [`alerts`].

@@ -128,6 +128,24 @@ pub struct Probes {
     pub worst: Option<f64>,
 }
 
+/// Tick of the newest row, and what counters stood at in it.
+struct Newest<T>(Option<(i64, T)>);
+
+impl<T> Newest<T> {
+    /// Takes the rows from tick to tick, and tells what counters stood at in rows that follow each other.
+    fn go_on(&mut self, first: i64, last: i64, every: i64, at: impl Fn(i64) -> T, mut grew: impl FnMut(T, T)) {
+        if let Some((tick, then)) = self.0.take()
+            && tick + every == first
+        {
+            grew(then, at(first));
+        }
+        if last > first {
+            grew(at(first), at(last));
+        }
+        self.0 = Some((last, at(last)));
+    }
+}
+
 impl Fleet {
     /// A device at a moment.
     pub fn device_truth(&self, host: usize, device: usize, at: i64) -> DeviceTruth {
@@ -195,7 +213,7 @@ impl Fleet {
         let its = &life.devices[device];
         let shift = shift(row.key, device);
         let mut sum = DeviceRows::default();
-        let mut before: Option<(i64, Grown)> = None;
+        let mut before = Newest(None);
         // What was counted up to the begin of a part, since the begin of the first.
         let mut counted = Grown::default();
         for (begin, end) in self.parts(device_turns(self, host, device), from - every, to) {
@@ -237,19 +255,10 @@ impl Fleet {
                 sum.busy += rippled(load.busy, mean);
                 sum.core += rippled(load.core, now);
                 sum.tensor += rippled(load.tensor, now);
-                let mut add = |one: Grown, other: Grown| {
+                before.go_on(first, last, every, at, |one, other| {
                     let grown = other.zip(one, |b, a| b - a);
                     sum.grown = Some(sum.grown.unwrap_or_default().zip(grown, |a, b| a + b));
-                };
-                if let Some((tick, then)) = before
-                    && tick + every == first
-                {
-                    add(then, at(first));
-                }
-                if last > first {
-                    add(at(first), at(last));
-                }
-                before = Some((last, at(last)));
+                });
             }
             counted = at(end);
         }
@@ -344,7 +353,7 @@ impl Fleet {
     ) -> Option<[i64; N]> {
         let life = &self.lives[host];
         let mut all: Option<[i64; N]> = None;
-        let mut before: Option<(i64, [i64; N])> = None;
+        let mut before = Newest(None);
         let mut counted = [0; N];
         for (begin, end) in self.parts(turns, (from - every).div_euclid(HOUR) * HOUR, to) {
             let standing = life.standing(begin);
@@ -358,19 +367,10 @@ impl Fleet {
             if standing == Standing::Up
                 && let Some((first, last)) = ticks(begin.max(from - every), end, every)
             {
-                let mut add = |one: [i64; N], other: [i64; N]| {
+                before.go_on(first, last, every, at, |one, other| {
                     let sum = all.get_or_insert([0; N]);
                     (0..N).for_each(|n| sum[n] += other[n] - one[n]);
-                };
-                if let Some((tick, then)) = before
-                    && tick + every == first
-                {
-                    add(then, at(first));
-                }
-                if last > first {
-                    add(at(first), at(last));
-                }
-                before = Some((last, at(last)));
+                });
             }
             counted = at(end);
         }

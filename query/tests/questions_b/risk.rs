@@ -4,38 +4,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use crate::numbers::Growth;
 use crate::store::{DAY, HOUR, MINUTE, Row, Rows, assert_same, now, row, time};
-
-#[derive(Default)]
-struct Grown {
-    all: Option<f64>,
-    last_day: Option<f64>,
-    before: Option<f64>,
-    hours_before: f64,
-}
-
-impl Grown {
-    fn add(&mut self, value: Option<i64>, is_last_day: bool) {
-        let Some(value) = value else { return };
-        let value = value as f64;
-        *self.all.get_or_insert(0.0) += value;
-        if is_last_day {
-            *self.last_day.get_or_insert(0.0) += value;
-        } else {
-            *self.before.get_or_insert(0.0) += value;
-            self.hours_before += 1.0;
-        }
-    }
-
-    fn day_before(&self) -> Option<f64> {
-        self.before.map(|before| before * 24.0 / self.hours_before)
-    }
-
-    /// Whether the last day is more than twice what a day was before.
-    fn rises(&self) -> bool {
-        self.last_day.zip(self.day_before()).is_some_and(|(day, before)| day > 2.0 * before)
-    }
-}
 
 #[tokio::test]
 async fn the_worst_stand_first() {
@@ -48,7 +18,7 @@ async fn the_worst_stand_first() {
         for number in 0..8 {
             let device = format!("d{number}");
             let tells: [bool; 8] = std::array::from_fn(|_| number > 0 && random.random_bool(0.8));
-            let mut grown: [Grown; 6] = Default::default();
+            let mut grown: [Growth; 6] = Default::default();
             let mut last_hour = 0;
             for hour in (0..160).rev() {
                 if random.random_bool(0.1) {
@@ -75,7 +45,9 @@ async fn the_worst_stand_first() {
                 let replaced = (rows_replaced.is_some() || pages.is_some())
                     .then(|| rows_replaced.unwrap_or(0) + pages.unwrap_or(0));
                 for (sum, value) in grown.iter_mut().zip([uncorrected, corrected, replaced, crc, replays]) {
-                    sum.add(value, is_last_day);
+                    if let Some(value) = value {
+                        sum.add(value as f64, is_last_day);
+                    }
                 }
             }
             let states: [Option<bool>; 3] =

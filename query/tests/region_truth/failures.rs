@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Answer;
 use crate::devices::last_seen;
 use crate::hours::seen;
-use crate::numbers::interval;
+use crate::numbers::{Growth, interval};
 use crate::region::Region;
 use crate::store::{Row, row};
 
@@ -133,35 +133,6 @@ pub fn failures(region: &Region) -> Vec<Answer> {
     let answer = |expected| Answer::new("Q6", "SELECT * FROM accelerator_failures", key, expected);
     // From ten failures on the server's interval is Byar's, which is right to 0.2 %.
     vec![answer(lines), answer(bounds).within(0.002)]
-}
-
-/// What a counter grew by in seven days, in the last of them, and in a day before that.
-#[derive(Default)]
-struct Growth {
-    all: Option<f64>,
-    last_day: Option<f64>,
-    before: Option<f64>,
-    hours_before: f64,
-}
-
-impl Growth {
-    fn add(&mut self, more: f64, is_last_day: bool) {
-        *self.all.get_or_insert(0.0) += more;
-        if is_last_day {
-            *self.last_day.get_or_insert(0.0) += more;
-        } else {
-            *self.before.get_or_insert(0.0) += more;
-            self.hours_before += 1.0;
-        }
-    }
-
-    fn day_before(&self) -> Option<f64> {
-        self.before.map(|before| before * 24.0 / self.hours_before)
-    }
-
-    fn rises(&self) -> bool {
-        self.last_day.zip(self.day_before()).is_some_and(|(day, before)| day > 2.0 * before)
-    }
 }
 
 /// The line of a device, without its place; `None` for one that was not seen.

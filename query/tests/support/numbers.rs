@@ -1,4 +1,5 @@
-//! Numbers by the textbook, and the slow way: percentiles, intervals of counts, straight lines with their bands.
+//! Numbers by the textbook, and the slow way: percentiles, intervals of counts, straight lines with their bands, and
+//! growth day by day.
 #![allow(dead_code, reason = "shared by tests, each of which uses some")]
 
 /// What a share of values does not exceed, between two of them in proportion.
@@ -100,5 +101,37 @@ impl Line {
     /// Whether it rises for sure: by so many deviations of its slope.
     pub fn rises(&self, deviations: f64) -> bool {
         self.slope > deviations * self.beside / self.sxx.sqrt()
+    }
+}
+
+/// What a counter grew by, hour by hour: in all, in the last day, and in the hours before that.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Growth {
+    pub all: Option<f64>,
+    pub last_day: Option<f64>,
+    pub before: Option<f64>,
+    pub hours_before: f64,
+}
+
+impl Growth {
+    /// Adds an hour.
+    pub fn add(&mut self, more: f64, is_last_day: bool) {
+        *self.all.get_or_insert(0.0) += more;
+        if is_last_day {
+            *self.last_day.get_or_insert(0.0) += more;
+        } else {
+            *self.before.get_or_insert(0.0) += more;
+            self.hours_before += 1.0;
+        }
+    }
+
+    /// What a day was before the last.
+    pub fn day_before(&self) -> Option<f64> {
+        self.before.map(|before| before * 24.0 / self.hours_before)
+    }
+
+    /// Whether the last day is more than twice what a day was before.
+    pub fn rises(&self) -> bool {
+        self.last_day.zip(self.day_before()).is_some_and(|(day, before)| day > 2.0 * before)
     }
 }

@@ -264,29 +264,27 @@ fn opens_many(plan: &mut Planner<'_>) -> Option<()> {
     Some(())
 }
 
-/// A monitor that asks four hundred hosts, of which nearly all answer.
-fn watches_many(plan: &mut Planner<'_>) -> Option<()> {
+/// A host that talks so to each of four networks.
+fn asks_networks(plan: &mut Planner<'_>, second: u8, each: &Talk) -> Option<Spot> {
     let spot = plan.any(40 * MINUTE)?;
     for net in 0..4 {
-        let network = format!("10.16.{net}.0/24");
-        let (process, scope) = (Some("prometheus"), "private");
-        let talk =
-            Talk { port: 9100, network, scope, process, addresses: 100, opened: 400, given_up: 12, ..Talk::default() };
-        plan.talk(spot, &talk);
+        plan.talk(spot, &Talk { network: format!("10.{second}.{net}.0/24"), scope: "private", ..each.clone() });
     }
-    Some(())
+    Some(spot)
+}
+
+/// A monitor that asks four hundred hosts, of which nearly all answer.
+fn watches_many(plan: &mut Planner<'_>) -> Option<()> {
+    let each =
+        Talk { port: 9100, process: Some("prometheus"), addresses: 100, opened: 400, given_up: 12, ..Talk::default() };
+    asks_networks(plan, 16, &each).map(|_| ())
 }
 
 /// One that must ask hosts that are gone, and is known for it.
 fn looks_for_the_gone(plan: &mut Planner<'_>) -> Option<()> {
-    let spot = plan.any(40 * MINUTE)?;
-    for net in 0..4 {
-        let network = format!("10.17.{net}.0/24");
-        let (process, scope) = (Some("inventoryd"), "private");
-        let talk =
-            Talk { port: 22, network, scope, process, addresses: 80, opened: 80, given_up: 78, ..Talk::default() };
-        plan.talk(spot, &talk);
-    }
+    let each =
+        Talk { port: 22, process: Some("inventoryd"), addresses: 80, opened: 80, given_up: 78, ..Talk::default() };
+    let spot = asks_networks(plan, 17, &each)?;
     plan.approve_on(spot.host, "source", "scan", "inventoryd");
     Some(())
 }
