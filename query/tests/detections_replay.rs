@@ -1,7 +1,7 @@
 //! Detections on a labelled replay: a simulated fleet with attacks, and another one in benign hours.
 //!
-//! The seeds here are not those that the rules were tuned on (`rules/scores.toml` says which those were). The fleets are
-//! small and sample every ten seconds, so that this takes minutes: what needs more time or more hosts than there are
+//! The seeds here are none that rules are tuned on; `rules/scores.toml` says which those are. The fleets are small and
+//! sample every ten seconds, so that this takes minutes: what needs more time or more hosts than there are
 //! (D4, D12) is left to the long replay, by `nodescope simulate` and `nodescope rules score`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by it")]
 
